@@ -1,0 +1,121 @@
+use std::fmt;
+
+use crate::{Identity, Samples, Sequence, SessionSlug, StreamId, Timestamp, UtteranceId};
+
+/// Who an utterance belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Speaker {
+    /// The participant.
+    pub identity: Identity,
+    /// The name to show, when it is known.
+    pub name: Option<String>,
+}
+
+/// A word of a final, with its place in the stream.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Word {
+    /// As the recognizer writes it, with case and punctuation, without surrounding space.
+    pub text: String,
+    /// Where it begins.
+    pub start: Samples,
+    /// Where it ends.
+    pub end: Samples,
+}
+
+/// The text of an open utterance so far. Never stored; may be dropped; replaces the one before it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Partial {
+    /// The session it belongs to.
+    pub session: SessionSlug,
+    /// The utterance; `utterance.stream` is the stream.
+    pub utterance: UtteranceId,
+    /// Who speaks.
+    pub speaker: Speaker,
+    /// The whole text. Empty when what was shown turned out to be no speech: clients clear it.
+    pub text: String,
+    /// How many leading characters (Unicode scalar values) two consecutive hypotheses agree on.
+    pub stable: u32,
+    /// Language (BCP 47), when it is known.
+    pub language: Option<String>,
+    /// Where the utterance begins in the stream.
+    pub start: Samples,
+    /// How much of the stream the text covers.
+    pub end: Samples,
+    /// When the worker made it.
+    pub at: Timestamp,
+}
+
+/// The stored text of an utterance. A later revision has the same utterance and a new sequence.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Final {
+    /// The session it belongs to.
+    pub session: SessionSlug,
+    /// Position in the session's topic, taken in the transaction that stored it.
+    pub sequence: Sequence,
+    /// The utterance; `utterance.stream` is the stream.
+    pub utterance: UtteranceId,
+    /// 0 for our own transcription, then one more for each correction from outside.
+    pub revision: u32,
+    /// Who spoke.
+    pub speaker: Speaker,
+    /// The text, never empty.
+    pub text: String,
+    /// Language (BCP 47), when it is known.
+    pub language: Option<String>,
+    /// Where the utterance begins in the stream.
+    pub start: Samples,
+    /// Where it ends.
+    pub end: Samples,
+    /// Its words in order; may be empty when the recognizer gives no times.
+    pub words: Vec<Word>,
+    /// When it was stored.
+    pub at: Timestamp,
+}
+
+/// What followers of a session read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caption {
+    /// Text of an open utterance.
+    Partial(Partial),
+    /// Text of a finished one.
+    Final(Final),
+}
+
+impl Caption {
+    /// The stream that it was heard in.
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::Partial(partial) => partial.utterance.stream,
+            Self::Final(segment) => segment.utterance.stream,
+        }
+    }
+}
+
+// What people said must not reach a log by way of `{:?}`.
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Word({}..{})", self.start, self.end)
+    }
+}
+
+impl fmt::Debug for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Partial({}, {} bytes, {}..{})", self.utterance, self.text.len(), self.start, self.end)
+    }
+}
+
+impl fmt::Debug for Final {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Final({} r{} #{}, {} bytes, {}..{})",
+            self.utterance,
+            self.revision,
+            self.sequence,
+            self.text.len(),
+            self.start,
+            self.end
+        )
+    }
+}

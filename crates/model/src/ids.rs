@@ -1,0 +1,184 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Longest session slug, in bytes. Rooms of LiveKit and of system A are far shorter; Redis channels, URLs and
+/// index rows all carry it.
+pub const SLUG_BYTES_MAX: usize = 128;
+
+/// Longest identity of a participant, in bytes.
+pub const IDENTITY_BYTES_MAX: usize = 256;
+
+/// A text that cannot be the id that it was meant to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must be 1 to {bytes_max} bytes without control characters")]
+pub struct InvalidId {
+    what: &'static str,
+    bytes_max: usize,
+}
+
+fn checked(what: &'static str, bytes_max: usize, text: &str) -> Result<String, InvalidId> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() || trimmed.len() > bytes_max || trimmed.chars().any(char::is_control) {
+        return Err(InvalidId { what, bytes_max });
+    }
+    Ok(trimmed.to_owned())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                checked($what, $max, text).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// The public name of a session, as it stands in URLs and tokens. May be a secret: it is never a metric label.
+    SessionSlug,
+    "sessionSlug",
+    SLUG_BYTES_MAX
+);
+text_id!(
+    /// Who a participant of a session is, as its token says.
+    Identity,
+    "identity",
+    IDENTITY_BYTES_MAX
+);
+text_id!(
+    /// A user of the surrounding application, across sessions.
+    UserId,
+    "userId",
+    IDENTITY_BYTES_MAX
+);
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, uuid::Error> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// The row of a session.
+    SessionId
+);
+uuid_id!(
+    /// One source of audio in a session. Whoever opens the source makes the id (UUIDv4: it also serves as the
+    /// secret by which a native client resumes its stream).
+    StreamId
+);
+
+/// One utterance of a stream: `STREAM-NUMBER`, numbers rising from 1. Stays the same for its partials, its
+/// final and later revisions, also when another worker takes the stream over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UtteranceId {
+    /// The stream that the utterance was spoken in.
+    pub stream: StreamId,
+    /// Its position in the stream, from 1.
+    pub number: u32,
+}
+
+impl fmt::Display for UtteranceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stream, self.number)
+    }
+}
+
+impl FromStr for UtteranceId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = InvalidId { what: "utteranceId", bytes_max: 47 };
+        let (stream, number) = text.rsplit_once('-').ok_or_else(|| invalid.clone())?;
+        match (stream.parse(), number.parse()) {
+            (Ok(stream), Ok(number)) => Ok(Self { stream, number }),
+            _ => Err(invalid),
+        }
+    }
+}
+
+impl TryFrom<String> for UtteranceId {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<UtteranceId> for String {
+    fn from(id: UtteranceId) -> String {
+        id.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_trimmed_and_bounded() {
+        assert_eq!("  demo room ".parse::<SessionSlug>().unwrap().as_str(), "demo room");
+        assert!("".parse::<SessionSlug>().is_err());
+        assert!("a\nb".parse::<SessionSlug>().is_err());
+        assert!("x".repeat(SLUG_BYTES_MAX).parse::<SessionSlug>().is_ok());
+        assert!("x".repeat(SLUG_BYTES_MAX + 1).parse::<SessionSlug>().is_err());
+    }
+
+    #[test]
+    fn utterance_ids_survive_text() {
+        let id = UtteranceId { stream: StreamId(Uuid::from_u128(7)), number: 12 };
+        assert_eq!(id.to_string().parse::<UtteranceId>().unwrap(), id);
+        assert!("12".parse::<UtteranceId>().is_err());
+        assert!("x-12".parse::<UtteranceId>().is_err());
+    }
+}

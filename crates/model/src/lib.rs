@@ -1,0 +1,20 @@
+//! Nouns that the services exchange: ids, topics, captions, faults and time.
+//!
+//! This changes when the product gains or loses an idea. It knows nothing of wires: gRPC types, client JSON
+//! and the Redis envelope are each converted from here, in one file of the crate that owns the wire.
+
+mod caption;
+mod clock;
+mod fault;
+mod ids;
+mod pcm;
+mod topic;
+
+pub use caption::{Caption, Final, Partial, Speaker, Word};
+pub use clock::{Clock, Timestamp};
+pub use fault::FaultKind;
+pub use ids::{
+    IDENTITY_BYTES_MAX, Identity, InvalidId, SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, UserId, UtteranceId,
+};
+pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
+pub use topic::{InvalidTopic, Sequence, Topic};
