@@ -8,13 +8,16 @@ mod clock;
 mod fault;
 mod ids;
 mod pcm;
+mod stream;
 mod topic;
 
 pub use caption::{Caption, Final, Partial, Speaker, Word};
 pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{
-    IDENTITY_BYTES_MAX, Identity, InvalidId, SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, UserId, UtteranceId,
+    IDENTITY_BYTES_MAX, Identity, InvalidId, SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, UserId,
+    UtteranceId,
 };
 pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
+pub use stream::{StreamState, StreamStatus};
 pub use topic::{InvalidTopic, Sequence, Topic};
