@@ -1,0 +1,37 @@
+//! Voice activity, recognizers and the streaming policy: 16 kHz samples in, words out.
+//!
+//! This changes when an engine is added or the policy of partials, utterance borders or word times changes.
+//! It must not know where samples come from or where words go: no gRPC, no Redis, no Postgres, no encodings.
+//!
+//! In the order data passes: a [`Listener`] hears one stream and says what to decode; an [`EnginePool`] decodes
+//! on threads of its own with a [`Recognizer`] each ([`Moonshine`]); the listener turns hypotheses into
+//! [`Spoken`] partials and finals.
+
+mod voice;
+
+mod utterance;
+
+mod listener;
+
+mod agreement;
+mod gate;
+mod times;
+
+mod decode;
+mod pool;
+
+mod engine;
+mod files;
+mod moonshine;
+mod runtime;
+mod tokenizer;
+
+mod meters;
+
+pub use decode::{Decode, DecodeKind, Ticket};
+pub use engine::{Hypothesis, HypothesisWord, Recognizer, SpeechError, UTTERANCE_SAMPLES_MAX};
+pub use files::{ModelFiles, ModelMissing};
+pub use listener::{Listener, ListenerSettings, Spoken};
+pub use meters::describe;
+pub use moonshine::Moonshine;
+pub use pool::{Answer, EnginePool, Load};
