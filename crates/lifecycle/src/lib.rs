@@ -5,6 +5,7 @@
 //! The order of an end is: not ready, drain (stop accepting, finish what is open), stop (give up what is left).
 
 mod admin;
+mod healthcheck;
 mod readiness;
 
 use std::{
@@ -18,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use admin::serve_admin;
+pub use healthcheck::{Unhealthy, healthcheck};
 pub use readiness::Readiness;
 
 /// After the hard stop, how long tasks have to notice before the process leaves without them.

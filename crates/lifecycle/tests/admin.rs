@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use lifecycle::{Lifecycle, Readiness, listen, serve_admin};
+use lifecycle::{Lifecycle, Readiness, Unhealthy, healthcheck, listen, serve_admin};
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let response = reqwest::get(format!("http://{address}{path}")).await.unwrap();
@@ -22,7 +22,9 @@ async fn a_draining_process_lives_but_is_not_ready() {
 
     assert_eq!(get(address, "/livez").await.0, 200);
     assert_eq!(get(address, "/readyz").await.0, 503);
+    assert!(matches!(healthcheck(address).await, Err(Unhealthy::NotReady(_))));
     readiness.started();
+    assert_eq!(healthcheck(address).await, Ok(()));
     assert_eq!(get(address, "/readyz").await.0, 200);
     assert_eq!(get(address, "/metrics").await.0, 200);
     assert_eq!(get(address, "/secrets").await.0, 404);
@@ -32,5 +34,5 @@ async fn a_draining_process_lives_but_is_not_ready() {
     assert!(status == 503 && body.contains("draining"), "{status} {body}");
     assert_eq!(get(address, "/livez").await.0, 200);
     assert_eq!(life.end(Duration::from_secs(5)).await, Ok(()));
-    assert!(reqwest::get(format!("http://{address}/livez")).await.is_err());
+    assert_eq!(healthcheck(address).await, Err(Unhealthy::NoAnswer(address)));
 }
