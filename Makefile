@@ -1,0 +1,61 @@
+# Everything a person or CI does here. `make` alone lists it.
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+DEV := deploy/dev
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup setup-test model build check fmt clippy bench services fuzz clean remove-data announce
+
+help: ## List the targets
+	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Settings, in the environment or in .env: DEMO=0 (no recording), HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, …'
+
+# Its last line is one command and no shell, so that a signal make passes on reaches the launcher.
+run: announce setup model build ## Run everything on this machine and caption a recording, until Ctrl-C
+	@$(DEV)/parley-up
+
+announce:
+	@echo 'make run: 1. system packages that are missing  2. the speech model (85 MB, once)'
+	@echo '          3. a release build (several minutes the first time)  4. Postgres, Redis, nginx, the services'
+
+test: setup-test model ## Run every test against private Postgres, Redis and nginx; the last line sums up
+	@$(DEV)/parley-up --stores $(DEV)/run-tests $(TEST_ARGS)
+
+setup: ## Install the system packages that `make run` needs, where they are missing
+	@$(DEV)/install-packages run
+
+setup-test:
+	@$(DEV)/install-packages test
+
+model: setup ## Fetch and verify the speech model, its runtime and the recording
+	@$(DEV)/fetch-model
+
+build: setup ## Build the services and the command line in release
+	cargo build --release --locked $$($(DEV)/parley-up --packages | sed 's/[^ ][^ ]*/-p &/g')
+
+check: setup ## Check format and lints, as CI does
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+clippy: setup ## Check lints alone
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: setup model ## Measure latency and cost of live streams
+	@$(DEV)/parley-up --stores cargo bench --locked -p e2e
+
+services: setup ## Run Postgres and Redis for single tests; prints what to export
+	@$(DEV)/parley-up --stores
+
+fuzz: setup ## Fuzz every parser, each for FUZZ_SECONDS (60)
+	@$(DEV)/fuzz $(FUZZ_SECONDS)
+
+clean: ## Remove what was built
+	cargo clean
+
+remove-data: ## Remove .parley: the database, secrets, logs and the model
+	@$(DEV)/parley-up --remove-data

@@ -1,0 +1,84 @@
+"""nginx in front of the services: its file, its certificate, its process."""
+
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from processes import Child, Failure, Processes
+
+CERTIFICATE_DAYS = 825
+# Renewed when it would expire within this time.
+CERTIFICATE_SPARE_SECONDS = 7 * 24 * 3600
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for this machine's own names and its key; made when missing or nearly expired."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    valid = chain.exists() and key.exists() and subprocess.run(
+        ["openssl", "x509", "-in", chain, "-noout", "-checkend", str(CERTIFICATE_SPARE_SECONDS)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    if not valid:
+        made = subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", str(CERTIFICATE_DAYS), "-subj", "/CN=localhost/O=Parley dev",
+             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1", "-keyout", key, "-out", chain],
+            capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise Failure(f"openssl could not make a certificate:\n{made.stderr.strip()}")
+        key.chmod(0o600)
+    return chain, key
+
+
+def render(template: Path, replacements: dict[str, str]) -> str:
+    """The template with every placeholder replaced."""
+    text = template.read_text()
+    for name, value in replacements.items():
+        text = text.replace(f"@{name}@", value)
+    if left := sorted(set(re.findall(r"@[A-Z_]+@", text))):
+        raise Failure(f"{template} holds placeholders that nothing replaces: {', '.join(left)}")
+    return text
+
+
+def configure(root: Path, run_folder: Path, values: dict[str, str]) -> Path:
+    """Writes nginx's file for these values and has nginx check it."""
+    chain, key = certificate(root / ".parley" / "tls")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    trusted = [address.strip() for address in values["TRUSTED_PROXIES"].split(",") if address.strip()]
+    logs = root / ".parley" / "log"
+    text = render(root / "nginx" / "parley.conf.template", {
+        "WORKERS": "2",
+        "RUN_DIR": str(run_folder),
+        "ERROR_LOG": str(logs / "nginx-error.log"),
+        "ACCESS_LOG": str(logs / "nginx-access.log"),
+        "LISTEN_ADDR": values["HTTP_ADDR"],
+        "HTTP_PORT": values["HTTP_PORT"],
+        "HTTPS_PORT": values["HTTPS_PORT"],
+        "TLS_CERT": str(chain),
+        "TLS_KEY": str(key),
+        "EDGE_SERVERS": f"server 127.0.0.1:{values['PORT']};",
+        "TRUSTED_PROXIES": " ".join(f"set_real_ip_from {address};" for address in trusted),
+        "HANDSHAKE_RATE": values["HANDSHAKE_RATE"],
+        "HANDSHAKE_BURST": values["HANDSHAKE_BURST"],
+    })
+    configuration = run_folder / "nginx.conf"
+    configuration.write_text(text)
+    checked = subprocess.run([*command(root, configuration), "-t", "-q"], capture_output=True, text=True, check=False)
+    if checked.returncode != 0:
+        raise Failure(f"nginx refuses {configuration}:\n{checked.stderr.strip()}")
+    return configuration
+
+
+def command(root: Path, configuration: Path) -> list[str]:
+    # -e, because until nginx has read its file it would log to a place only root may write.
+    return [shutil.which("nginx") or "nginx", "-e", str(root / ".parley" / "log" / "nginx-error.log"),
+            "-c", str(configuration), "-g", "daemon off;"]
+
+
+def start(processes: Processes, root: Path, configuration: Path, answers) -> Child:
+    """Starts nginx and waits until it answers. QUIT lets requests in flight end."""
+    child = processes.start("nginx", command(root, configuration), environment=None, stop_signal=signal.SIGQUIT)
+    processes.wait_until(child, "does not answer", answers, 20.0)
+    return child

@@ -1,0 +1,43 @@
+"""What `make run` starts of ours, in the order it starts. The one place to add a service."""
+
+from typing import NamedTuple
+
+
+class Port(NamedTuple):
+    """A port that something opens: the setting that moves it and where it is otherwise."""
+
+    setting: str
+    default: int
+
+
+class Service(NamedTuple):
+    """One of our processes: the name of its package and binary, its ports, the port that answers /readyz."""
+
+    name: str
+    ports: list[Port]
+    admin: Port
+
+
+SERVICES = [
+    Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_ADMIN_PORT", 9102)),
+    Service("ws-edge", ports=[Port("PORT", 3001)], admin=Port("METRICS_PORT", 9101)),
+]
+
+COMMAND_LINE = "parley"
+
+# What is not ours, on ports apart from the usual ones, so that the machine's own Postgres and Redis may go on.
+POSTGRES_PORT = Port("POSTGRES_PORT", 25432)
+REDIS_PORT = Port("REDIS_PORT", 26379)
+HTTP_PORT = Port("HTTP_PORT", 8080)
+HTTPS_PORT = Port("HTTPS_PORT", 8443)
+
+
+def ports() -> list[Port]:
+    """Every port that `make run` opens."""
+    ours = [port for service in SERVICES for port in (*service.ports, service.admin)]
+    return [HTTP_PORT, HTTPS_PORT, *ours, POSTGRES_PORT, REDIS_PORT]
+
+
+def packages() -> list[str]:
+    """Every package that must be built first."""
+    return [COMMAND_LINE, *(service.name for service in SERVICES)]
