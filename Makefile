@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  Settings, in the environment or in .env: DEMO=0 (no recording), HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, …'
+	@echo '  Settings, in the environment or in .env: DEMO=0 (no recording), HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, HANDSHAKES_PER_SECOND, …'
 
 # Its last line is one command and no shell, so that a signal make passes on reaches the launcher.
 run: announce setup model build ## Run everything on this machine and caption a recording, until Ctrl-C
@@ -20,7 +20,7 @@ announce:
 	@echo 'make run: 1. system packages that are missing  2. the speech model (85 MB, once)'
 	@echo '          3. a release build (several minutes the first time)  4. Postgres, Redis, nginx, the services'
 
-test: setup-test model ## Run every test against private Postgres, Redis and nginx; the last line sums up
+test: setup-test model ## Run every test (or TEST_ARGS='-p audio') against private Postgres, Redis and nginx
 	@$(DEV)/parley-up --stores $(DEV)/run-tests $(TEST_ARGS)
 
 setup: ## Install the system packages that `make run` needs, where they are missing

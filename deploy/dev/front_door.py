@@ -9,6 +9,8 @@ from pathlib import Path
 from processes import Child, Failure, Processes
 
 CERTIFICATE_DAYS = 825
+# As in ws-edge, which has the same limit.
+HANDSHAKE_BURST_SECONDS = 4
 # Renewed when it would expire within this time.
 CERTIFICATE_SPARE_SECONDS = 7 * 24 * 3600
 
@@ -47,6 +49,8 @@ def configure(root: Path, run_folder: Path, values: dict[str, str]) -> Path:
     chain, key = certificate(root / ".parley" / "tls")
     run_folder.mkdir(parents=True, exist_ok=True)
     trusted = [address.strip() for address in values["TRUSTED_PROXIES"].split(",") if address.strip()]
+    if not values["HANDSHAKES_PER_SECOND"].isdecimal() or (rate := int(values["HANDSHAKES_PER_SECOND"])) == 0:
+        raise Failure(f"HANDSHAKES_PER_SECOND={values['HANDSHAKES_PER_SECOND']} is not a number above 0.")
     logs = root / ".parley" / "log"
     text = render(root / "nginx" / "parley.conf.template", {
         "WORKERS": "2",
@@ -60,8 +64,8 @@ def configure(root: Path, run_folder: Path, values: dict[str, str]) -> Path:
         "TLS_KEY": str(key),
         "EDGE_SERVERS": f"server 127.0.0.1:{values['PORT']};",
         "TRUSTED_PROXIES": " ".join(f"set_real_ip_from {address};" for address in trusted),
-        "HANDSHAKE_RATE": values["HANDSHAKE_RATE"],
-        "HANDSHAKE_BURST": values["HANDSHAKE_BURST"],
+        "HANDSHAKE_RATE": str(rate),
+        "HANDSHAKE_BURST": str(rate * HANDSHAKE_BURST_SECONDS),
     })
     configuration = run_folder / "nginx.conf"
     configuration.write_text(text)

@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Callable, Optional
+from typing import Callable, Optional
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -105,10 +105,10 @@ class Processes:
         self.stop_all()
 
     def start(self, name: str, command: list[str], *, environment: dict[str, str], user: Optional[int] = None,
-              folder: Optional[Path] = None, terminal: bool = False, output: Optional[IO] = None, stop_signal: int = signal.SIGTERM,
+              folder: Optional[Path] = None, terminal: bool = False, stop_signal: int = signal.SIGTERM,
               grace_seconds: float = 10.0, vital: bool = True, whole_group: bool = False) -> Child:
-        """Starts a process. It writes to its log, or where we do with `terminal`; `output` takes its standard output.
-        The end of a `vital` one ends the run. `user` is the numeric id to become."""
+        """Starts a process. It writes to its log, or where we do with `terminal`. The end of a `vital` one ends the
+        run. `user` is the numeric id to become."""
         launcher = os.getpid()
 
         def in_child() -> None:
@@ -129,7 +129,7 @@ class Processes:
         try:
             process = subprocess.Popen(
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL,
-                stdout=output or log_file, stderr=log_file, start_new_session=True, preexec_fn=in_child,
+                stdout=log_file, stderr=log_file, start_new_session=True, preexec_fn=in_child,
                 pass_fds=(self.lock_descriptor,), **identity)
         except OSError as error:
             raise Failure(f"{name} could not be started: {command[0]}: {error.strerror}") from error

@@ -19,7 +19,7 @@ class Service(NamedTuple):
 
 
 SERVICES = [
-    Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_ADMIN_PORT", 9102)),
+    Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102)),
     Service("ws-edge", ports=[Port("PORT", 3001)], admin=Port("METRICS_PORT", 9101)),
 ]
 

@@ -6,7 +6,6 @@ import pwd
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 from pathlib import Path
 from typing import Optional
@@ -25,8 +24,8 @@ class Place:
     """A folder for data that Postgres can reach, and the user it runs as.
 
     That is `.parley` wherever possible. Postgres refuses to run as root and becomes `postgres` then; when that user
-    cannot reach the checkout (it lies in a home closed to others), the folder is one under /var/tmp named after the
-    checkout's path.
+    cannot reach the checkout (it lies in a home closed to others), the folder is one under /var/lib named after the
+    checkout's path: unlike /var/tmp, nobody else can take the name and no timer clears it.
     """
 
     def __init__(self, parley_folder: Path):
@@ -39,25 +38,14 @@ class Place:
                 raise Failure("Postgres does not run as root, and there is no user postgres: run `make setup`.") from None
         if not self.reachable(parley_folder):
             name = hashlib.sha256(os.fsencode(parley_folder)).hexdigest()[:12]
-            self.folder = Path("/var/tmp") / f"parley-{name}"
-            self.claim()
+            self.folder = Path("/var/lib") / f"parley-{name}"
+            self.folder.mkdir(mode=0o711, exist_ok=True)
 
     def reachable(self, folder: Path) -> bool:
         if self.user is None:
             return True
         return subprocess.run(["test", "-x", folder], user=self.user, group=group_of(self.user), extra_groups=[], cwd="/",
                               check=False).returncode == 0
-
-    def claim(self) -> None:
-        """Makes the folder, or takes it when it is ours: anybody may create names in /var/tmp."""
-        try:
-            self.folder.mkdir(mode=0o711)
-        except FileExistsError:
-            found = self.folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-                raise Failure(f"{self.folder} belongs to somebody else; it should hold this checkout's data. "
-                              "Remove it or move the checkout.") from None
-        self.folder.chmod(0o711)
 
     def give(self, folder: Path) -> None:
         """Makes a folder that only Postgres' user may enter."""

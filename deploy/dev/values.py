@@ -18,11 +18,10 @@ SECRETS = ["TRANSCRIPTION_JWT_SECRET", "JWT_SECRET", "SERVICE_KEY", "INTERNAL_TO
 DEFAULTS = {
     "HTTP_ADDR": "127.0.0.1",
     "BIND_ADDR": "127.0.0.1",
-    "HANDSHAKE_RATE": "50",
-    "HANDSHAKE_BURST": "200",
-    # Loopback is a proxy only when something like a tunnel forwards to us; such a header is worth believing then.
-    "TRUSTED_PROXIES": "127.0.0.0/8",
+    "HANDSHAKES_PER_SECOND": "50",
 }
+# Where nginx is for ws-edge, and a tunnel for nginx.
+LOOPBACK = "127.0.0.0/8"
 
 HEADER = """\
 # Written by `make run` at every start: what the running services use. Secrets are made once and kept.
@@ -56,6 +55,7 @@ def load(root: Path) -> dict[str, str]:
         found[port.setting] = given.get(port.setting, str(port.default))
     for name in SECRETS:
         found[name] = given.get(name) or kept.get(name) or secrets.token_hex(32)
+    found["TRUSTED_PROXIES"] = ",".join(filter(None, [given.get("TRUSTED_PROXIES"), LOOPBACK]))
     # Always the private stores, whatever DATABASE_URL means to this shell: it may be another project's database.
     found["DATABASE_URL"] = (f"postgres://parley:{found['POSTGRES_PASSWORD']}@127.0.0.1:{found['POSTGRES_PORT']}/parley")
     found["REDIS_URL"] = f"redis://:{found['REDIS_PASSWORD']}@127.0.0.1:{found['REDIS_PORT']}/0"
