@@ -1,0 +1,276 @@
+//! From an upgrade request to an established WebSocket, or to a refusal that the client can read.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use auth::AuthError;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use model::{FaultKind, Sequence, SessionSlug};
+use tokio::sync::OwnedSemaphorePermit;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::{
+    Edge,
+    answers::{self, Answer},
+    close::Close,
+    connection::{self, Peer},
+    limits::TooOften,
+    protocol,
+    settings::UpgradeAuth,
+    socket::Socket,
+};
+
+/// Where clients connect.
+pub(crate) const WEBSOCKET_PATH: &str = "/api/realtime/transcribe";
+
+/// When a client that came during a drain may try another edge.
+const DRAINING_RETRY: Duration = Duration::from_secs(1);
+
+/// A place among the connections of this edge; given back when the last clone is dropped.
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
+
+/// Whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
+pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
+    let names = |name: &header::HeaderName, token: &str| {
+        let values = request.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+    };
+    request.method() == Method::GET
+        && names(&header::CONNECTION, "upgrade")
+        && names(&header::UPGRADE, "websocket")
+}
+
+/// Why a handshake is refused, once it is one.
+struct Refusal {
+    fault: FaultKind,
+    message: String,
+    close: Close,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn wrong(message: &str) -> Self {
+        Self {
+            fault: FaultKind::Caller,
+            message: message.to_owned(),
+            close: Close::Policy,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        let close = Close::refusing(error);
+        Self { fault: error.fault(), message: error.to_string(), close, retry_after: None }
+    }
+}
+
+/// Answers an upgrade request and, if that is 101, starts the connection.
+pub(crate) fn upgrade<B>(edge: &Arc<Edge>, client: IpAddr, mut request: Request<B>) -> Answer {
+    let path = request.uri().path().to_owned();
+    tracing::info!(path, %client, "upgrade requested");
+    if path != WEBSOCKET_PATH {
+        return refused(edge, &path, FaultKind::NotFound, answers::empty(StatusCode::NOT_FOUND));
+    }
+    if request.headers().get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut answer = answers::error(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13");
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return refused(edge, &path, FaultKind::Caller, answer);
+    }
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
+        let answer = answers::error(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
+        return refused(edge, &path, FaultKind::Caller, answer);
+    };
+    // Not checked to be 16 bytes in base64: documents of system A try the door with `Sec-WebSocket-Key: test`.
+    let accept = derive_accept_key(key.as_bytes());
+    if edge.life.draining().is_cancelled() {
+        let answer = answers::error(StatusCode::SERVICE_UNAVAILABLE, "This server is restarting, reconnect");
+        return refused(edge, &path, FaultKind::Overloaded, answers::retry_after(answer, DRAINING_RETRY));
+    }
+    if let Err(TooOften { retry_after }) = edge.limits.address_handshake(client) {
+        let answer =
+            answers::error(StatusCode::TOO_MANY_REQUESTS, "Too many new connections from this address");
+        return refused(edge, &path, FaultKind::Overloaded, answers::retry_after(answer, retry_after));
+    }
+    let peer = peer(edge, request.headers(), request.uri().query().unwrap_or_default());
+    if let Err(refusal) = &peer
+        && edge.settings.upgrade_auth == UpgradeAuth::Reject
+    {
+        let status = match refusal.fault {
+            // System A answers 401 for a session that does not match as well.
+            FaultKind::Forbidden => StatusCode::UNAUTHORIZED,
+            fault => StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::FORBIDDEN),
+        };
+        return refused(edge, &path, refusal.fault, answers::empty(status));
+    }
+
+    let upgraded = hyper::upgrade::on(&mut request);
+    let place = request.extensions_mut().remove::<Place>();
+    let task_edge = edge.clone();
+    edge.life.spawn(async move {
+        let _place = place;
+        let edge = task_edge;
+        let Some(socket) = Socket::after(upgraded, edge.settings.write_limit).await else {
+            tracing::info!(path, %client, "upgrade abandoned by the client");
+            return;
+        };
+        match peer {
+            Ok(peer) => {
+                edge.tally.upgrade("established");
+                tracing::info!(path, %client, "upgrade established");
+                connection::serve(edge, socket, peer).await;
+            }
+            Err(Refusal { fault, message, close, retry_after }) => {
+                edge.tally.upgrade(fault.label());
+                edge.tally.closed(close);
+                tracing::info!(path, %client, code = close.code(), reason = message, "upgrade refused");
+                socket.close(Some(protocol::error(fault, &message, retry_after)), close).await;
+            }
+        }
+    });
+    switching_protocols(&accept)
+}
+
+fn switching_protocols(accept: &str) -> Answer {
+    let mut answer = answers::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    // Base64 is always a legal value. No extension is ever agreed on: compression broke clients behind proxies.
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    answer
+}
+
+fn refused(edge: &Edge, path: &str, fault: FaultKind, answer: Answer) -> Answer {
+    edge.tally.upgrade(fault.label());
+    tracing::info!(path, status = answer.status().as_u16(), reason = %fault, "upgrade refused");
+    answer
+}
+
+/// Who asks, and for what.
+fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> {
+    if !answers::is_allowed(&edge.settings.origins, headers.get(header::ORIGIN)) {
+        return Err(Refusal {
+            fault: FaultKind::Forbidden,
+            ..Refusal::wrong("pages of this origin may not connect: see CORS_ORIGIN of the server")
+        });
+    }
+    let token = parameter(query, "token").or_else(|| bearer(headers).map(str::to_owned)).unwrap_or_default();
+    let principal = match parameter(query, "sessionSlug").filter(|slug| !slug.is_empty()) {
+        None => edge.tokens.verify(&token)?,
+        Some(slug) => match slug.parse::<SessionSlug>() {
+            Ok(slug) => edge.tokens.verify_for(&token, &slug)?,
+            Err(_) => edge.tokens.verify(&token).and(Err(AuthError::OtherSession))?,
+        },
+    };
+    if let Err(TooOften { retry_after }) =
+        edge.limits.identity_handshake(principal.session(), principal.identity())
+    {
+        return Err(Refusal {
+            fault: FaultKind::Overloaded,
+            message: "this participant connects too often".to_owned(),
+            close: Close::Busy,
+            retry_after: Some(retry_after),
+        });
+    }
+    let since = match parameter(query, "since").filter(|since| !since.is_empty()) {
+        None => None,
+        Some(since) => {
+            let since =
+                since.parse().map_err(|_| Refusal::wrong("since must be a whole number, not negative"))?;
+            Some(Sequence(since))
+        }
+    };
+    let shape = match parameter(query, "messages") {
+        None => edge.settings.shape,
+        Some(shape) => {
+            shape.parse().map_err(|()| Refusal::wrong("messages must be split, transcript or both"))?
+        }
+    };
+    let partials = match parameter(query, "partials").as_deref() {
+        None | Some("true" | "1") => true,
+        Some("false" | "0") => false,
+        Some(_) => return Err(Refusal::wrong("partials must be true or false")),
+    };
+    Ok(Peer { principal, shape, since, partials })
+}
+
+/// The token of an `Authorization: Bearer …` header (RFC 6750 section 2.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The first value of a query parameter (URL standard section 5.1, `application/x-www-form-urlencoded`).
+fn parameter(query: &str, name: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key) == name).then(|| decoded(value))
+    })
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match (byte, after) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                bytes.push(hex(*high) << 4 | hex(*low));
+                rest = after;
+            }
+            _ => bytes.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The value of a hexadecimal digit.
+const fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => digit.wrapping_sub(b'A').wrapping_add(10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded() {
+        for (query, value) in [
+            ("token=a.b-c_d", Some("a.b-c_d")),
+            ("x=1&token=a%2Eb", Some("a.b")),
+            ("token=a+b%20c", Some("a b c")),
+            ("token=%zz%4", Some("%zz%4")),
+            ("token=%F0%9F%98%80", Some("😀")),
+            ("token=%ff", Some("\u{fffd}")),
+            ("%74oken=x&token=y", Some("x")),
+            ("token", Some("")),
+            ("token=", Some("")),
+            ("token=a=b", Some("a=b")),
+            ("tokens=x", None),
+            ("", None),
+        ] {
+            assert_eq!(parameter(query, "token").as_deref(), value, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_known_by_its_headers() {
+        let request = |method: &str, connection: &str, upgrade: &str| {
+            let builder = Request::builder().method(method).header("connection", connection);
+            is_upgrade(&builder.header("upgrade", upgrade).body(()).unwrap())
+        };
+        assert!(request("GET", "Upgrade", "websocket"));
+        assert!(request("GET", "keep-alive, upgrade", "WebSocket"));
+        assert!(!request("POST", "Upgrade", "websocket"));
+        assert!(!request("GET", "close", "websocket"));
+        assert!(!request("GET", "Upgrade", "h2c"));
+    }
+}

@@ -1,0 +1,206 @@
+//! The front door: HTTP and WebSocket, audio in, captions out.
+//!
+//! This changes when a client's protocol does. It knows requests, sockets and client JSON; it must not know engines,
+//! SQL or Redis. In the order data passes: the `door` accepts, `route` and `handshake` answer, a `connection` speaks
+//! with its client and hands audio to its `source`, which decodes it into the uplink; captions come back by a
+//! `feed`, which puts them in `order` for the followers of its session.
+
+mod answers;
+mod close;
+mod connection;
+mod door;
+mod feed;
+mod handshake;
+mod limits;
+mod metrics;
+mod order;
+mod protocol;
+mod route;
+mod sessions;
+mod settings;
+mod socket;
+mod source;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use auth::{ServiceKeys, SessionTokens};
+use event_bus::{BusError, EventBus};
+use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
+use model::{Clock, SessionSlug};
+use rpc::{Workers, WorkersError};
+use storage::{Storage, StorageError};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use sessions::ActiveSpeaker;
+pub use settings::EdgeSettings;
+
+use crate::{feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions};
+
+/// How long a drain may take: what the stages below need, and a little more.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long the audio of a draining edge may take to be finished.
+const SOURCES_LIMIT: Duration = Duration::from_secs(10);
+
+/// From the moment the last final of a finished source is stored until followers have surely read it.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often a dependency is asked for until it answers for the first time.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why an edge does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The database URL is wrong.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The Redis URL is wrong.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The address of a worker is wrong.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+}
+
+/// An edge that serves.
+pub struct Running {
+    /// The main door.
+    pub address: SocketAddr,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin_address: SocketAddr,
+    edge: Arc<Edge>,
+}
+
+impl Running {
+    /// Who was said to speak in a session, newest last.
+    pub fn speakers(&self, session: &SessionSlug) -> Vec<ActiveSpeaker> {
+        self.edge.sessions.speakers(session)
+    }
+}
+
+/// What the tasks of an edge share.
+pub(crate) struct Edge {
+    settings: EdgeSettings,
+    clock: Clock,
+    life: Lifecycle,
+    tokens: SessionTokens,
+    keys: ServiceKeys,
+    storage: Storage,
+    bus: EventBus,
+    workers: Workers,
+    limits: Limits,
+    sessions: Sessions,
+    feeds: Feeds,
+    tally: Tally,
+    /// Every stream that is being sent to a worker.
+    sources: TaskTracker,
+    /// Cancelled when a draining edge has finished its audio and sends its clients away.
+    farewell: CancellationToken,
+}
+
+/// Starts an edge inside `life`; returns when it accepts connections. Postgres, Redis and the workers need not be
+/// up: `/readyz` names those of the first two that are away.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> Result<Running, StartError> {
+    metrics::register();
+    storage::describe_metrics();
+    event_bus::describe_metrics();
+    rpc::register_metrics();
+    for name in &settings.ignored {
+        tracing::warn!(setting = name, "this setting has no effect here and can be removed");
+    }
+    if settings.legacy_open_routes {
+        tracing::warn!("LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription");
+    }
+    let storage = Storage::connect(&settings.storage)?;
+    let bus = EventBus::connect(&settings.bus)?;
+    let workers = Workers::new(&settings.workers)?;
+
+    let listener = listen("PORT", settings.address).await?;
+    let admin = listen("METRICS_PORT", settings.admin_address).await?;
+    let address = listener.local_addr().unwrap_or(settings.address);
+    let admin_address = admin.local_addr().unwrap_or(settings.admin_address);
+
+    let (sessions, notes) = Sessions::new(clock.clone());
+    let (feeds, wishes) = Feeds::new(settings.follower_queue);
+    let edge = Arc::new(Edge {
+        tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
+        keys: ServiceKeys::new(settings.service_keys.clone()),
+        limits: Limits::new(settings),
+        settings: EdgeSettings { address, admin_address, ..settings.clone() },
+        clock,
+        life: life.clone(),
+        storage,
+        bus,
+        workers,
+        sessions,
+        feeds,
+        tally: Tally::new(),
+        sources: TaskTracker::new(),
+        farewell: CancellationToken::new(),
+    });
+
+    let readiness = readiness(&edge);
+    life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
+    life.spawn_companion("bus listener", feed::listen(edge.clone(), edge.bus.subscriber(), wishes));
+    life.spawn_critical("session notes", notes.run(edge.clone()));
+    life.spawn_critical("limits", door::forget(edge.clone()));
+    life.spawn_critical("door", door::accept(edge.clone(), listener));
+    life.spawn(say_farewell(edge.clone()));
+    life.spawn(announce(edge.clone()));
+    readiness.started();
+    tracing::info!(%address, "ready");
+    Ok(Running { address, admin_address, edge })
+}
+
+fn readiness(edge: &Arc<Edge>) -> Readiness {
+    let (storage, bus) = (edge.storage.clone(), edge.bus.clone());
+    Readiness::new(edge.life.draining().clone())
+        .with("postgres", move || {
+            let storage = storage.clone();
+            async move { storage.check().await.map_err(|error| error.to_string()) }
+        })
+        .with("redis", move || {
+            let bus = bus.clone();
+            async move { bus.check().await.map_err(|error| error.to_string()) }
+        })
+}
+
+/// Orders the drain: first the audio is finished, then its last captions reach their followers, then clients go.
+async fn say_farewell(edge: Arc<Edge>) {
+    edge.life.draining().cancelled().await;
+    edge.sources.close();
+    if !edge.sources.is_empty() {
+        tracing::info!(streams = edge.sources.len(), "finishing audio");
+        if tokio::time::timeout(SOURCES_LIMIT, edge.sources.wait()).await.is_err() {
+            tracing::warn!(streams = edge.sources.len(), "some audio is not finished in time");
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+    edge.farewell.cancel();
+}
+
+/// Logs once when each dependency answers.
+async fn announce(edge: Arc<Edge>) {
+    let database = async {
+        while edge.storage.check().await.is_err() {
+            tokio::time::sleep(ANNOUNCE_INTERVAL).await;
+        }
+        tracing::info!("database connected");
+    };
+    let redis = async {
+        while edge.bus.check().await.is_err() {
+            tokio::time::sleep(ANNOUNCE_INTERVAL).await;
+        }
+        tracing::info!("Redis connected");
+    };
+    tokio::select! {
+        _ = async { tokio::join!(database, redis) } => {}
+        () = edge.life.draining().cancelled() => {}
+    }
+}

@@ -1,0 +1,143 @@
+//! How often one address may knock and one participant may send.
+
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    net::IpAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use governor::{
+    DefaultKeyedRateLimiter, Quota, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+};
+use model::{Identity, SessionSlug};
+
+use crate::settings::EdgeSettings;
+
+/// Seconds' worth of handshakes that may come at once: a page that reloads with all its tabs.
+const HANDSHAKE_BURST_S: u32 = 4;
+
+/// Seconds' worth of messages that may come at once: what a network held back.
+const FRAME_BURST_S: u32 = 2;
+
+/// Keys that one limiter remembers, about 40 bytes each. When it knows more, it refuses everybody until it has
+/// forgotten those that are back at their full allowance.
+const KEYS_MAX: usize = 200_000;
+
+/// How often it forgets them.
+pub(crate) const FORGET_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Refused for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooOften {
+    /// When the same would be allowed.
+    pub(crate) retry_after: Duration,
+}
+
+/// One rule for many keys. Keys are hashed with a secret of this process: they take 8 bytes each whatever a client
+/// sends, and nobody can aim at another's.
+struct Limiter {
+    rate: DefaultKeyedRateLimiter<u64>,
+    hasher: RandomState,
+    clock: DefaultClock,
+}
+
+impl Limiter {
+    fn new(per_second: NonZeroU32, burst_s: u32) -> Self {
+        let burst = per_second.saturating_mul(NonZeroU32::new(burst_s).unwrap_or(NonZeroU32::MIN));
+        let quota = Quota::per_second(per_second).allow_burst(burst);
+        Self { rate: RateLimiter::keyed(quota), hasher: RandomState::new(), clock: DefaultClock::default() }
+    }
+
+    fn allow(&self, key: impl Hash) -> Result<(), TooOften> {
+        if self.rate.len() > KEYS_MAX {
+            return Err(TooOften { retry_after: FORGET_INTERVAL });
+        }
+        let key = self.hasher.hash_one(key);
+        self.rate
+            .check_key(&key)
+            .map_err(|refused| TooOften { retry_after: refused.wait_time_from(self.clock.now()) })
+    }
+
+    fn forget(&self) {
+        self.rate.retain_recent();
+        self.rate.shrink_to_fit();
+    }
+}
+
+/// The edge's limits on how often.
+pub(crate) struct Limits {
+    addresses: Limiter,
+    identities: Limiter,
+    frames: Limiter,
+}
+
+impl Limits {
+    pub(crate) fn new(settings: &EdgeSettings) -> Self {
+        Self {
+            addresses: Limiter::new(settings.address_handshakes, HANDSHAKE_BURST_S),
+            identities: Limiter::new(settings.identity_handshakes, HANDSHAKE_BURST_S),
+            frames: Limiter::new(settings.frames, FRAME_BURST_S),
+        }
+    }
+
+    /// A new socket from an address.
+    pub(crate) fn address_handshake(&self, address: IpAddr) -> Result<(), TooOften> {
+        self.addresses.allow(household(address))
+    }
+
+    /// A new socket of a participant.
+    pub(crate) fn identity_handshake(
+        &self,
+        session: &SessionSlug,
+        identity: &Identity,
+    ) -> Result<(), TooOften> {
+        self.identities.allow((session, identity))
+    }
+
+    /// A message of a participant, all sockets counted.
+    pub(crate) fn frame(&self, session: &SessionSlug, identity: &Identity) -> Result<(), TooOften> {
+        self.frames.allow((session, identity))
+    }
+
+    /// Lets go of keys that nobody used for a while.
+    pub(crate) fn forget(&self) {
+        for limiter in [&self.addresses, &self.identities, &self.frames] {
+            limiter.forget();
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has its /64.
+fn household(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64 | 1 << 63,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_and_then_refused_with_a_hint() {
+        let limiter = Limiter::new(NonZeroU32::new(1).unwrap(), 3);
+        for _ in 0..3 {
+            assert_eq!(limiter.allow("a"), Ok(()));
+        }
+        let refused = limiter.allow("a").unwrap_err();
+        assert!(refused.retry_after <= Duration::from_secs(1), "{refused:?}");
+        assert_eq!(limiter.allow("b"), Ok(()), "others are not concerned");
+    }
+
+    #[test]
+    fn addresses_of_one_household_count_together() {
+        let of = |text: &str| household(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+}

@@ -1,0 +1,666 @@
+//! Client JSON, both ways: what a socket's text messages say, converted from and to `model`. The shapes of system A
+//! come first in each message, our own fields after them.
+
+use audio::{AudioError, Encoding, Format};
+use model::{
+    Caption, FaultKind, Final, Identity, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId,
+    StreamState, Timestamp, UtteranceId,
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tungstenite::Utf8Bytes;
+
+/// Longest text message that is parsed, in bytes. The longest that makes sense is an `init` or a `refresh` of a few
+/// KiB, and parsed JSON takes many times its size.
+pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Silence that may end an utterance, in milliseconds (proto/parley/transcription/v1).
+const ENDPOINTING_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
+
+/// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends at least 35).
+const LANGUAGE_BYTES_MAX: usize = 35;
+
+/// Most languages that a client may ask translations into.
+const TRANSLATIONS_MAX: usize = 16;
+
+/// Longest name to show, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Which messages carry captions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// `transcript_partial` and `transcript_final`, as system A's session page reads them.
+    #[default]
+    Split,
+    /// `transcript`, as system A's older component reads it.
+    Transcript,
+    /// Each caption in both shapes.
+    Both,
+}
+
+impl std::str::FromStr for Shape {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "split" => Ok(Self::Split),
+            "transcript" => Ok(Self::Transcript),
+            "both" => Ok(Self::Both),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What a client says in text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientMessage {
+    Init(Init),
+    Follow {
+        since: Sequence,
+    },
+    Finalize,
+    Stop,
+    Ping,
+    /// A new token for the open socket.
+    Refresh(settings::Secret),
+    ActiveSpeaker(ActiveSpeaker),
+    /// A type that we do not know, from a newer or another kind of client.
+    Unknown,
+}
+
+/// How a client wants to speak and be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Init {
+    pub(crate) format: Format,
+    /// `None` when the language is to be found out.
+    pub(crate) language: Option<String>,
+    pub(crate) translate_to: Vec<String>,
+    pub(crate) partials: bool,
+    pub(crate) endpointing_ms: Option<u32>,
+    pub(crate) shape: Option<Shape>,
+}
+
+/// Who a client says is speaking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ActiveSpeaker {
+    /// The client's own identity when absent.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) name: Option<String>,
+    /// By the client's clock.
+    pub(crate) timestamp: Option<Timestamp>,
+}
+
+/// A text message that cannot be followed. The texts are for the client: they name the field, and quote only
+/// language tags.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadMessage {
+    #[error("a text message may have at most {TEXT_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("a text message must be a JSON object with a type")]
+    NotJson,
+    #[error("{field} must be {expected}")]
+    Field { field: &'static str, expected: &'static str },
+    #[error(transparent)]
+    Audio(#[from] AudioError),
+    #[error("language {asked} is not served; choose one of: auto, {served}")]
+    Language { asked: String, served: String },
+}
+
+impl BadMessage {
+    pub(crate) fn fault(&self) -> FaultKind {
+        match self {
+            Self::TooLong => FaultKind::TooLarge,
+            Self::NotJson | Self::Field { .. } | Self::Language { .. } => FaultKind::Caller,
+            Self::Audio(error) => error.fault(),
+        }
+    }
+}
+
+impl ClientMessage {
+    /// Reads a text message. `languages` are the ones that the workers serve.
+    pub(crate) fn parse(text: &str, languages: &[String]) -> Result<Self, BadMessage> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(BadMessage::TooLong);
+        }
+        let Ok(Value::Object(object)) = serde_json::from_str(text) else { return Err(BadMessage::NotJson) };
+        let fields = Fields(&object);
+        let Some(kind) = object.get("type").and_then(Value::as_str) else {
+            return Err(BadMessage::Field { field: "type", expected: "a string" });
+        };
+        match kind {
+            "init" => fields.init(languages).map(Self::Init),
+            "follow" => Ok(Self::Follow { since: Sequence(fields.whole("since")?.unwrap_or(0)) }),
+            "finalize" => Ok(Self::Finalize),
+            "stop" => Ok(Self::Stop),
+            "ping" => Ok(Self::Ping),
+            "refresh" => {
+                let token = fields.text("token")?;
+                let missing = BadMessage::Field { field: "token", expected: "a new transcription token" };
+                token.map(|token| Self::Refresh(token.into())).ok_or(missing)
+            }
+            "active_speaker" => fields.active_speaker().map(Self::ActiveSpeaker),
+            _ => Ok(Self::Unknown),
+        }
+    }
+}
+
+/// The fields of a message; null is the same as absent.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn read<T>(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, BadMessage> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        read(value).map(Some).ok_or(BadMessage::Field { field, expected })
+    }
+
+    fn text(&self, field: &'static str) -> Result<Option<&'a str>, BadMessage> {
+        self.read(field, "a string", Value::as_str)
+    }
+
+    fn flag(&self, field: &'static str) -> Result<Option<bool>, BadMessage> {
+        self.read(field, "true or false", Value::as_bool)
+    }
+
+    fn whole(&self, field: &'static str) -> Result<Option<u64>, BadMessage> {
+        self.read(field, "a whole number, not negative", whole)
+    }
+
+    fn init(&self, languages: &[String]) -> Result<Init, BadMessage> {
+        let encoding = match self.text("encoding")? {
+            Some(name) => name.parse::<Encoding>()?,
+            None => Encoding::Auto,
+        };
+        let rate = self.whole("sampleRate")?.unwrap_or(u64::from(model::SAMPLE_RATE_HZ));
+        let channels = self.whole("channels")?.unwrap_or(1);
+        let format = Format::new(
+            encoding,
+            u32::try_from(rate).unwrap_or(u32::MAX),
+            u16::try_from(channels).unwrap_or(u16::MAX),
+        )?;
+        let endpointing_ms = self.read("endpointingMs", "100 to 5000 milliseconds", |value| {
+            whole(value).filter(|ms| ENDPOINTING_MS.contains(ms)).and_then(|ms| u32::try_from(ms).ok())
+        })?;
+        // A resumed stream is not continued yet: `initialized` names a new one, which tells the client to start at
+        // sample 0. What it sends must still make sense.
+        if let Some(resume) = self.read("resume", "an object with stream and acked", Value::as_object)? {
+            let resume = Fields(resume);
+            let stream = "resume.stream";
+            resume
+                .read("stream", "a stream id", |value| value.as_str()?.parse::<StreamId>().ok())
+                .map_err(|_| BadMessage::Field { field: stream, expected: "a stream id" })?;
+            resume.whole("acked").map_err(|_| BadMessage::Field {
+                field: "resume.acked",
+                expected: "a whole number, not negative",
+            })?;
+        }
+        Ok(Init {
+            format,
+            language: self.language(languages)?,
+            translate_to: self.translate_to()?,
+            partials: self.flag("partials")?.unwrap_or(true),
+            endpointing_ms,
+            shape: self
+                .read("messages", "split, transcript or both", |value| value.as_str()?.parse().ok())?,
+        })
+    }
+
+    fn language(&self, served: &[String]) -> Result<Option<String>, BadMessage> {
+        let asked = match self.read("language", "a language tag such as en, or auto", language_tag)? {
+            Some(tag) if !tag.eq_ignore_ascii_case("auto") => tag,
+            _ => return Ok(None),
+        };
+        let primary = asked.split('-').next().unwrap_or_default();
+        if served.iter().any(|language| language.eq_ignore_ascii_case(primary)) {
+            return Ok(Some(asked));
+        }
+        Err(BadMessage::Language { asked, served: served.join(", ") })
+    }
+
+    fn translate_to(&self) -> Result<Vec<String>, BadMessage> {
+        let languages = self.read("translateTo", "a list of at most 16 language tags", |value| {
+            let list = value.as_array().filter(|list| list.len() <= TRANSLATIONS_MAX)?;
+            list.iter().map(language_tag).collect()
+        })?;
+        Ok(languages.unwrap_or_default())
+    }
+
+    fn active_speaker(&self) -> Result<ActiveSpeaker, BadMessage> {
+        Ok(ActiveSpeaker {
+            identity: self
+                .read("identity", "1 to 256 bytes of text", |value| value.as_str()?.parse().ok())?,
+            name: self.read("name", "at most 256 bytes of text", shown_name)?.flatten(),
+            timestamp: self.read("timestamp", "milliseconds since 1970", |value| {
+                value.as_i64().or_else(|| whole(value)?.try_into().ok()).map(Timestamp)
+            })?,
+        })
+    }
+}
+
+/// A whole number, also when the client writes it as `16000.0`.
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..1e15).contains(number))?;
+        Some(number as u64)
+    })
+}
+
+fn language_tag(value: &Value) -> Option<String> {
+    let tag = value.as_str()?.trim();
+    let legal = (1..=LANGUAGE_BYTES_MAX).contains(&tag.len())
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    legal.then(|| tag.to_owned())
+}
+
+/// A name to show; an empty one is none.
+pub(crate) fn shown_name(value: &Value) -> Option<Option<String>> {
+    let name = value.as_str()?.trim();
+    (name.len() <= NAME_BYTES_MAX).then(|| Some(name.to_owned()).filter(|name| !name.is_empty()))
+}
+
+fn encode(message: &impl Serialize) -> Utf8Bytes {
+    // Nothing here can fail to serialize: no maps, no foreign `Serialize`.
+    serde_json::to_string(message).unwrap_or_default().into()
+}
+
+/// The first message of every socket.
+pub(crate) fn connected(session: &SessionSlug, user: &str, now: Timestamp) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Connected<'a> {
+        r#type: &'static str,
+        session_slug: &'a str,
+        user_id: &'a str,
+        message: &'static str,
+        ts: Timestamp,
+    }
+    encode(&Connected {
+        r#type: "connected",
+        session_slug: session.as_str(),
+        user_id: user,
+        message: "WebSocket connection established",
+        ts: now,
+    })
+}
+
+/// Whether the session's audio is being understood.
+pub(crate) fn stt_status(session: &SessionSlug, state: StreamState, at: Timestamp) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct SttStatus<'a> {
+        r#type: &'static str,
+        status: &'static str,
+        session_slug: &'a str,
+        timestamp: Timestamp,
+    }
+    encode(&SttStatus {
+        r#type: "stt_status",
+        status: state.label(),
+        session_slug: session.as_str(),
+        timestamp: at,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Transcript<'a> {
+    r#type: &'static str,
+    session_slug: &'a str,
+    utterance_id: UtteranceId,
+    text: &'a str,
+    is_final: bool,
+    speaker: &'a str,
+    speaker_id: &'a str,
+    ts: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<Sequence>,
+    #[serde(skip_serializing_if = "is_first")]
+    revision: u32,
+    start: f64,
+    end: f64,
+    stable: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    words: Vec<TranscriptWord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    language: Option<&'a str>,
+    stream: StreamId,
+}
+
+#[derive(Serialize)]
+struct TranscriptWord<'a> {
+    text: &'a str,
+    start: f64,
+    end: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_first(revision: &u32) -> bool {
+    *revision == 0
+}
+
+/// Seconds in the stream, in whole milliseconds.
+fn seconds(position: Samples) -> f64 {
+    position.millis() as f64 / 1000.0
+}
+
+/// Name and identity to show; each stands in for the other.
+fn speaker(speaker: &Speaker) -> (&str, &str) {
+    let identity = speaker.identity.as_str();
+    (speaker.name.as_deref().unwrap_or(identity), identity)
+}
+
+/// A caption under the type that `split` asks for: `transcript_partial` and `transcript_final`, or `transcript`.
+pub(crate) fn transcript(caption: &Caption, split: bool) -> Utf8Bytes {
+    match caption {
+        Caption::Partial(partial) => {
+            transcript_partial(partial, if split { "transcript_partial" } else { "transcript" })
+        }
+        Caption::Final(segment) => {
+            transcript_final(segment, if split { "transcript_final" } else { "transcript" })
+        }
+    }
+}
+
+fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
+    let (speaker, speaker_id) = speaker(&partial.speaker);
+    encode(&Transcript {
+        r#type,
+        session_slug: partial.session.as_str(),
+        utterance_id: partial.utterance,
+        text: &partial.text,
+        is_final: false,
+        speaker,
+        speaker_id,
+        ts: partial.at,
+        sequence: None,
+        revision: 0,
+        start: seconds(partial.start),
+        end: seconds(partial.end),
+        stable: partial.stable,
+        words: Vec::new(),
+        language: partial.language.as_deref(),
+        stream: partial.utterance.stream,
+    })
+}
+
+fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
+    let (speaker, speaker_id) = speaker(&segment.speaker);
+    let words = segment.words.iter();
+    encode(&Transcript {
+        r#type,
+        session_slug: segment.session.as_str(),
+        utterance_id: segment.utterance,
+        text: &segment.text,
+        is_final: true,
+        speaker,
+        speaker_id,
+        ts: segment.at,
+        sequence: Some(segment.sequence),
+        revision: segment.revision,
+        start: seconds(segment.start),
+        end: seconds(segment.end),
+        stable: u32::try_from(segment.text.chars().count()).unwrap_or(u32::MAX),
+        words: words
+            .map(|word| TranscriptWord {
+                text: &word.text,
+                start: seconds(word.start),
+                end: seconds(word.end),
+            })
+            .collect(),
+        language: segment.language.as_deref(),
+        stream: segment.utterance.stream,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Trouble<'a> {
+    r#type: &'static str,
+    message: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+/// Something that was not done, and why.
+pub(crate) fn error(fault: FaultKind, message: &str, retry_after: Option<std::time::Duration>) -> Utf8Bytes {
+    let retry_after_ms = retry_after.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    encode(&Trouble { r#type: "error", message, code: fault.label(), retry_after_ms })
+}
+
+/// Something that was done, with a loss.
+pub(crate) fn warning(code: &'static str, message: &str) -> Utf8Bytes {
+    encode(&Trouble { r#type: "warning", message, code, retry_after_ms: None })
+}
+
+/// The answer to `init`.
+pub(crate) fn initialized(stream: StreamId, init: &Init) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Initialized<'a> {
+        r#type: &'static str,
+        stream: StreamId,
+        acked: Samples,
+        encoding: &'static str,
+        sample_rate: u32,
+        channels: u16,
+        language: &'a str,
+        partials: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        endpointing_ms: Option<u32>,
+    }
+    encode(&Initialized {
+        r#type: "initialized",
+        stream,
+        acked: Samples(0),
+        encoding: init.format.encoding.name(),
+        sample_rate: init.format.sample_rate_hz,
+        channels: init.format.channels,
+        language: init.language.as_deref().unwrap_or("auto"),
+        partials: init.partials,
+        endpointing_ms: init.endpointing_ms,
+    })
+}
+
+#[derive(Serialize)]
+struct Position {
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamId>,
+    samples: Samples,
+}
+
+/// Audio up to `samples` need not be sent again.
+pub(crate) fn ack(stream: StreamId, samples: Samples) -> Utf8Bytes {
+    encode(&Position { r#type: "ack", stream: Some(stream), samples })
+}
+
+/// The answer to `stop`: all finals are stored. Without a stream when there was no audio.
+pub(crate) fn stopped(stream: Option<StreamId>, samples: Samples) -> Utf8Bytes {
+    encode(&Position { r#type: "stopped", stream, samples })
+}
+
+/// The answer to `ping`.
+pub(crate) const fn pong() -> Utf8Bytes {
+    Utf8Bytes::from_static(r#"{"type":"pong"}"#)
+}
+
+/// The answer to `refresh`.
+pub(crate) fn refreshed(expires_at: Timestamp) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Refreshed {
+        r#type: &'static str,
+        expires_at: Timestamp,
+    }
+    encode(&Refreshed { r#type: "refreshed", expires_at })
+}
+
+/// The last message before the edge goes away.
+pub(crate) fn reconnect(retry_after: std::time::Duration) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Reconnect {
+        r#type: &'static str,
+        retry_after_ms: u64,
+    }
+    encode(&Reconnect {
+        r#type: "reconnect",
+        retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<ClientMessage, String> {
+        ClientMessage::parse(text, &["en".to_owned()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_wrong_type_names_its_field() {
+        for (text, named) in [
+            (r#"{"type":"init","encoding":7}"#, "encoding"),
+            (r#"{"type":"init","encoding":"aac"}"#, "encoding"),
+            (r#"{"type":"init","sampleRate":"16000"}"#, "sampleRate"),
+            (r#"{"type":"init","sampleRate":-1}"#, "sampleRate"),
+            (r#"{"type":"init","sampleRate":1.5}"#, "sampleRate"),
+            (r#"{"type":"init","sampleRate":1e300}"#, "sampleRate"),
+            (r#"{"type":"init","sampleRate":99999999999}"#, "sample rate"),
+            (r#"{"type":"init","channels":[]}"#, "channels"),
+            (r#"{"type":"init","channels":0}"#, "channels"),
+            (r#"{"type":"init","language":5}"#, "language"),
+            (r#"{"type":"init","language":"<script>"}"#, "language"),
+            (r#"{"type":"init","translateTo":"ar"}"#, "translateTo"),
+            (r#"{"type":"init","translateTo":[1]}"#, "translateTo"),
+            (r#"{"type":"init","partials":"yes"}"#, "partials"),
+            (r#"{"type":"init","endpointingMs":1}"#, "endpointingMs"),
+            (r#"{"type":"init","messages":"all"}"#, "messages"),
+            (r#"{"type":"init","resume":"x"}"#, "resume"),
+            (r#"{"type":"init","resume":{"stream":"x"}}"#, "resume.stream"),
+            (r#"{"type":"init","resume":{"acked":"x"}}"#, "resume.acked"),
+            (r#"{"type":"follow","since":"now"}"#, "since"),
+            (r#"{"type":"refresh"}"#, "token"),
+            (r#"{"type":"refresh","token":{}}"#, "token"),
+            (r#"{"type":"active_speaker","identity":1}"#, "identity"),
+            (r#"{"type":"active_speaker","identity":""}"#, "identity"),
+            (r#"{"type":"active_speaker","name":1}"#, "name"),
+            (r#"{"type":"active_speaker","timestamp":"now"}"#, "timestamp"),
+            (r#"{"type":7}"#, "type"),
+            (r#"{"hello":1}"#, "type"),
+            ("[]", "JSON object"),
+            ("7", "JSON object"),
+            ("{", "JSON object"),
+            ("", "JSON object"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        assert!(parse(&"[".repeat(10_000)).is_err());
+        assert_eq!(ClientMessage::parse(&" ".repeat(TEXT_BYTES_MAX + 1), &[]), Err(BadMessage::TooLong));
+    }
+
+    #[test]
+    fn an_empty_init_means_the_defaults() {
+        let Ok(ClientMessage::Init(init)) = parse(r#"{"type":"init","language":null}"#) else {
+            panic!("no init")
+        };
+        assert_eq!(init.format, Format::new(Encoding::Auto, 16_000, 1).unwrap());
+        assert_eq!((init.language, init.partials, init.endpointing_ms, init.shape), (None, true, None, None));
+    }
+
+    #[test]
+    fn a_language_nobody_serves_is_refused_by_name() {
+        for (language, expected) in [("en", Some("en")), ("EN-us", Some("EN-us")), ("auto", None)] {
+            let text = format!(r#"{{"type":"init","language":"{language}"}}"#);
+            let Ok(ClientMessage::Init(init)) = parse(&text) else { panic!("{language}") };
+            assert_eq!(init.language.as_deref(), expected);
+        }
+        let error = parse(r#"{"type":"init","language":"de-AT"}"#).unwrap_err();
+        assert_eq!(error, "language de-AT is not served; choose one of: auto, en");
+    }
+
+    #[test]
+    fn other_messages_are_read_or_passed_over() {
+        assert_eq!(
+            parse(r#"{"type":"follow","since":7.0}"#),
+            Ok(ClientMessage::Follow { since: Sequence(7) })
+        );
+        assert_eq!(parse(r#"{"type":"follow"}"#), Ok(ClientMessage::Follow { since: Sequence(0) }));
+        assert_eq!(parse(r#"{"type":"dance","since":[]}"#), Ok(ClientMessage::Unknown));
+        let Ok(ClientMessage::ActiveSpeaker(speaker)) =
+            parse(r#"{"type":"active_speaker","identity":"bob","name":" Bob ","timestamp":1700000000000}"#)
+        else {
+            panic!("no speaker")
+        };
+        assert_eq!(speaker.identity, Some("bob".parse().unwrap()));
+        assert_eq!(speaker.name.as_deref(), Some("Bob"));
+        assert_eq!(speaker.timestamp, Some(Timestamp(1_700_000_000_000)));
+    }
+
+    fn segment() -> Final {
+        Final {
+            session: "room".parse().unwrap(),
+            sequence: Sequence(3),
+            utterance: UtteranceId { stream: StreamId(Uuid::from_u128(1)), number: 2 },
+            revision: 0,
+            speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
+            text: "Über alles".into(),
+            language: Some("en".into()),
+            start: Samples(16_000),
+            end: Samples(24_000),
+            words: vec![model::Word { text: "Über".into(), start: Samples(16_000), end: Samples(20_000) }],
+            at: Timestamp(1_700_000_000_000),
+        }
+    }
+
+    #[test]
+    fn the_fields_of_system_a_come_first() {
+        let stream = "00000000-0000-0000-0000-000000000001";
+        let expected = format!(
+            r#"{{"type":"transcript_final","sessionSlug":"room","utteranceId":"{stream}-2","text":"Über alles","isFinal":true,"speaker":"alice","speakerId":"alice","ts":1700000000000,"sequence":3,"start":1.0,"end":1.5,"stable":10,"words":[{{"text":"Über","start":1.0,"end":1.25}}],"language":"en","stream":"{stream}"}}"#
+        );
+        assert_eq!(transcript(&Caption::Final(segment()), true).as_str(), expected);
+        let partial = Partial {
+            session: "room".parse().unwrap(),
+            utterance: segment().utterance,
+            speaker: Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".into()) },
+            text: "Ü".into(),
+            stable: 0,
+            language: None,
+            start: Samples(0),
+            end: Samples(800),
+            at: Timestamp(5),
+        };
+        let expected = format!(
+            r#"{{"type":"transcript","sessionSlug":"room","utteranceId":"{stream}-2","text":"Ü","isFinal":false,"speaker":"Alice","speakerId":"alice","ts":5,"start":0.0,"end":0.05,"stable":0,"stream":"{stream}"}}"#
+        );
+        assert_eq!(transcript(&Caption::Partial(partial), false).as_str(), expected);
+    }
+
+    #[test]
+    fn the_greeting_is_that_of_system_a() {
+        assert_eq!(
+            connected(&"room".parse().unwrap(), "u1", Timestamp(1_700_000_000_000)).as_str(),
+            r#"{"type":"connected","sessionSlug":"room","userId":"u1","message":"WebSocket connection established","ts":1700000000000}"#
+        );
+        assert_eq!(
+            stt_status(&"room".parse().unwrap(), StreamState::Ready, Timestamp(7)).as_str(),
+            r#"{"type":"stt_status","status":"ready","sessionSlug":"room","timestamp":7}"#
+        );
+        assert_eq!(
+            error(FaultKind::Overloaded, "busy", Some(std::time::Duration::from_secs(2))).as_str(),
+            r#"{"type":"error","message":"busy","code":"overloaded","retryAfterMs":2000}"#
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! What the edge notes about sessions: in Postgres that they and their participants are there, started and stopped;
+//! in memory who speaks.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use auth::Principal;
+use event_bus::Event;
+use model::{Clock, Identity, SessionSlug, Timestamp, Topic, UserId};
+use storage::StorageError;
+use tokio::sync::mpsc;
+
+use crate::{Edge, metrics::QueueCounts};
+
+/// Notes that wait for Postgres. One is about 300 bytes; while Postgres is away, a participant waits at most once.
+const NOTES_WAITING_MAX: usize = 4_096;
+
+/// A participant is noted again after so long, so that a session with sockets does not count as idle.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Participants whose last note is remembered; beyond it the memory starts anew, at the cost of a few more notes.
+const NOTED_MAX: usize = 50_000;
+
+/// Wait between attempts while Postgres is away: doubles from the first to the last.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Changes of the active speaker that a session remembers.
+const SPEAKERS_MAX: usize = 64;
+
+/// Sessions whose speakers are remembered; the one that was quiet longest is forgotten.
+const SPEAKING_SESSIONS_MAX: usize = 10_000;
+
+/// Who a client said is speaking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveSpeaker {
+    /// The participant.
+    pub identity: Identity,
+    /// The name to show, when the client gave one.
+    pub name: Option<String>,
+    /// When we heard it, by our clock.
+    pub heard_at: Timestamp,
+}
+
+/// A fact on its way to Postgres.
+enum Note {
+    Present { session: SessionSlug, identity: Identity, name: Option<String>, user: UserId },
+    Started { session: SessionSlug, external_id: String },
+    Stopped { external_id: String },
+}
+
+/// The notes cannot be kept: Postgres has been away for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The edge's notes.
+pub(crate) struct Sessions {
+    notes: mpsc::Sender<Note>,
+    noted: Mutex<HashMap<(SessionSlug, Identity), Instant>>,
+    speakers: Mutex<HashMap<SessionSlug, VecDeque<ActiveSpeaker>>>,
+    counts: Counts,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct Counts {
+    queued: AtomicU64,
+    written: AtomicU64,
+    failed: AtomicU64,
+    last: Mutex<(Option<Timestamp>, Option<String>)>,
+}
+
+/// The writing half, for [`Writer::run`].
+pub(crate) struct Writer {
+    notes: mpsc::Receiver<Note>,
+}
+
+impl Sessions {
+    pub(crate) fn new(clock: Clock) -> (Self, Writer) {
+        let (sender, notes) = mpsc::channel(NOTES_WAITING_MAX);
+        let sessions = Self {
+            notes: sender,
+            noted: Mutex::default(),
+            speakers: Mutex::default(),
+            counts: Counts::default(),
+            clock,
+        };
+        (sessions, Writer { notes })
+    }
+
+    /// A participant is here. Never waits; a note that finds no room is made at the next occasion.
+    pub(crate) fn present(&self, principal: &Principal) {
+        let key = (principal.session().clone(), principal.identity().clone());
+        {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            if noted.get(&key).is_some_and(|at| at.elapsed() < NOTE_INTERVAL) {
+                return;
+            }
+            if noted.len() >= NOTED_MAX {
+                noted.clear();
+            }
+            noted.insert(key.clone(), Instant::now());
+        }
+        let note = Note::Present {
+            session: key.0.clone(),
+            identity: key.1.clone(),
+            name: principal.name().map(str::to_owned),
+            user: principal.user().clone(),
+        };
+        if self.note(note).is_err() {
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        }
+    }
+
+    /// A back end starts the transcription of a session.
+    pub(crate) fn start(&self, session: SessionSlug, external_id: String) -> Result<(), Full> {
+        self.note(Note::Started { session, external_id })
+    }
+
+    /// A back end stops it.
+    pub(crate) fn stop(&self, external_id: String) -> Result<(), Full> {
+        self.note(Note::Stopped { external_id })
+    }
+
+    fn note(&self, note: Note) -> Result<(), Full> {
+        self.notes.try_send(note).map_err(|_| Full)?;
+        self.counts.queued.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Somebody said who speaks. Equal to the newest, it changes nothing.
+    pub(crate) fn speaks(&self, session: &SessionSlug, identity: Identity, name: Option<String>) {
+        let heard_at = self.clock.now();
+        let mut sessions = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= SPEAKING_SESSIONS_MAX && !sessions.contains_key(session) {
+            let quiet =
+                |history: &VecDeque<ActiveSpeaker>| history.back().map_or(0, |speaker| speaker.heard_at.0);
+            let longest =
+                sessions.iter().min_by_key(|(_, history)| quiet(history)).map(|(slug, _)| slug.clone());
+            if let Some(longest) = longest {
+                sessions.remove(&longest);
+            }
+        }
+        let history = sessions.entry(session.clone()).or_default();
+        if history.back().is_some_and(|last| last.identity == identity && last.name == name) {
+            return;
+        }
+        if history.len() >= SPEAKERS_MAX {
+            history.pop_front();
+        }
+        history.push_back(ActiveSpeaker { identity, name, heard_at });
+    }
+
+    /// Who speaks in a session, newest last.
+    pub(crate) fn speakers(&self, session: &SessionSlug) -> Vec<ActiveSpeaker> {
+        let sessions = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(session).map(|history| history.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A session has ended: whoever spoke last does not speak first in the next.
+    pub(crate) fn ended(&self, session: &SessionSlug) {
+        self.speakers.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
+    }
+
+    /// How many notes wait for Postgres.
+    pub(crate) fn waiting(&self) -> u64 {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        read(&self.counts.queued).saturating_sub(read(&self.counts.written))
+    }
+
+    /// What became of the notes.
+    pub(crate) fn queue(&self) -> QueueCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let last = self.counts.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        QueueCounts {
+            queue_length: self.waiting(),
+            total_queued: read(&self.counts.queued),
+            total_flushed: read(&self.counts.written),
+            total_errors: read(&self.counts.failed),
+            last_flush_time: last.0.map(|at| at.to_string()),
+            last_error: last.1,
+        }
+    }
+}
+
+impl Writer {
+    /// Writes the notes until the hard stop, or until none is left once the edge drains.
+    pub(crate) async fn run(mut self, edge: Arc<Edge>) {
+        loop {
+            let note = tokio::select! {
+                biased;
+                () = edge.life.stopping().cancelled() => return,
+                note = self.notes.recv() => note,
+                () = edge.life.draining().cancelled() => return,
+            };
+            let Some(note) = note else { return };
+            tokio::select! {
+                () = write(&note, &edge) => {}
+                () = edge.life.stopping().cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Writes one note, however long Postgres is away.
+async fn write(note: &Note, edge: &Edge) {
+    let mut pause = BACK_OFF.0;
+    loop {
+        let now = edge.clock.now();
+        let outcome = try_write(note, edge, now).await;
+        let counts = &edge.sessions.counts;
+        match outcome {
+            Ok(()) => {
+                counts.written.fetch_add(1, Ordering::Relaxed);
+                counts.last.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(now);
+                return;
+            }
+            Err(error) => {
+                counts.failed.fetch_add(1, Ordering::Relaxed);
+                counts.last.lock().unwrap_or_else(PoisonError::into_inner).1 =
+                    Some(error.fault().to_string());
+                if !error.is_retryable() {
+                    tracing::error!(%error, "note a session");
+                    counts.written.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                tracing::warn!(%error, retry_ms = pause.as_millis(), "note a session");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACK_OFF.1);
+    }
+}
+
+async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), StorageError> {
+    let storage = &edge.storage;
+    match note {
+        Note::Present { session, identity, name, user } => {
+            let session = storage.touch_session(session, now).await?;
+            storage.upsert_participant(session.id, identity, name.as_deref(), Some(user), now).await
+        }
+        Note::Started { session, external_id } => {
+            storage.start_session(session, external_id, now).await.map(drop)
+        }
+        Note::Stopped { external_id } => {
+            let Some(session) = storage.stop_session(external_id, now).await? else { return Ok(()) };
+            edge.sessions.ended(&session.slug);
+            if let Err(error) = edge.bus.publish(&Topic::Session(session.slug), &Event::SessionEnded).await {
+                tracing::warn!(%error, "publish the end of a session");
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_of_speakers_is_by_our_clock_and_bounded() {
+        let clock = Clock::manual(Timestamp(1_000));
+        let (sessions, _writer) = Sessions::new(clock.clone());
+        let room: SessionSlug = "room".parse().unwrap();
+        for turn in 0..SPEAKERS_MAX + 10 {
+            let identity = if turn % 2 == 0 { "alice" } else { "bob" };
+            for _ in 0..3 {
+                sessions.speaks(&room, identity.parse().unwrap(), None);
+            }
+            clock.advance(Duration::from_millis(500));
+        }
+        let history = sessions.speakers(&room);
+        assert_eq!(history.len(), SPEAKERS_MAX);
+        assert_eq!(history.last().unwrap().identity.as_str(), "bob");
+        assert!(history.windows(2).all(|pair| pair[0].heard_at < pair[1].heard_at));
+        assert!(sessions.speakers(&"other".parse().unwrap()).is_empty());
+    }
+}

@@ -1,0 +1,300 @@
+//! What the edge can be told, read once.
+//!
+//! | setting | default | meaning |
+//! |-|-|-|
+//! | `BIND_ADDR` | `127.0.0.1` | address of both listeners; `0.0.0.0` in containers |
+//! | `PORT` | 3001 | the main door |
+//! | `METRICS_PORT` | 9101 | the admin listener: `/livez` `/readyz` `/metrics` |
+//! | `TRANSCRIPTION_JWT_SECRET` | required | verifies session tokens; several, separated by commas, for rotation |
+//! | `DATABASE_URL` and others | see `storage` | Postgres |
+//! | `REDIS_URL` and others | see `event-bus` | the bell |
+//! | `TRANSCRIPTION_WORKERS`, `INTERNAL_TOKEN` | see `rpc` | who understands audio |
+//! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
+//! | `LEGACY_OPEN_ROUTES` | false | start and stop need no proof, as in system A; only for migration |
+//! | `UPGRADE_AUTH` | `accept` | a bad token: `accept` the upgrade and say why, or `reject` it with 401 |
+//! | `CORS_ORIGIN` | any | origins of web pages, separated by commas; checked on upgrades too |
+//! | `TRUSTED_PROXIES` | loopback | addresses or networks whose `X-Real-IP` and `X-Forwarded-For` are believed |
+//! | `TRANSCRIPT_MESSAGES` | `split` | shape of captions: `split`, `transcript` or `both`; `?messages=` overrules |
+//! | `LANGUAGES` | `en` | primary languages that the workers serve, separated by commas |
+//! | `CONNECTIONS_MAX` | 10000 | sockets and requests at a time |
+//! | `HANDSHAKES_PER_SECOND` | 50 | new sockets a second from one address; four seconds' worth at once |
+//! | `IDENTITY_HANDSHAKES_PER_SECOND` | 10 | new sockets a second of one participant; four seconds' worth at once |
+//! | `FRAMES_PER_SECOND` | 400 | messages a second of one participant; two seconds' worth at once |
+//! | `FOLLOWER_QUEUE` | 256 | captions that may wait for one follower before it is too slow |
+//! | `PING_INTERVAL_MS` | 15000 | between pings; a socket that leaves three unanswered is closed |
+//! | `WRITE_LIMIT_MS` | 10000 | how long one message may take to leave |
+//! | `DRAIN_SPREAD_MS` | 3000 | over which a draining edge sends its clients away |
+//! | `NODE_ENV`, `SERVER_MODE`, `REALTIME_BROADCAST_MODE` | | of system A; the first is shown by `/test`, the others are ignored with a warning |
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    str::FromStr,
+    time::Duration,
+};
+
+use event_bus::BusSettings;
+use rpc::WorkersSettings;
+use settings::{Problems, Reader, Secret};
+use storage::StorageSettings;
+use telemetry::TelemetrySettings;
+
+use crate::protocol::Shape;
+
+/// How a failed authentication is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UpgradeAuth {
+    /// 101, an `error` message, close 1008: a browser cannot read a 401.
+    Accept,
+    /// 401 before the upgrade, as system A's last version did.
+    Reject,
+}
+
+impl FromStr for UpgradeAuth {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "accept" => Ok(Self::Accept),
+            "reject" => Ok(Self::Reject),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A range of addresses, as `10.0.0.0/8` or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Network {
+    address: u128,
+    prefix: u32,
+}
+
+impl Network {
+    pub(crate) fn contains(self, address: IpAddr) -> bool {
+        let differing = self.address ^ bits(address);
+        differing.leading_zeros() >= self.prefix
+    }
+}
+
+/// IPv4 addresses are compared in their IPv6 form (RFC 4291 section 2.5.5.2).
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+impl FromStr for Network {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse::<u32>().map_err(|_| ())?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let (width, unused) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
+        let prefix = prefix.unwrap_or(width);
+        if prefix > width {
+            return Err(());
+        }
+        Ok(Self { address: bits(address), prefix: prefix + unused })
+    }
+}
+
+/// Everything that an edge can be told; see the table at the head of this file.
+#[derive(Debug, Clone)]
+pub struct EdgeSettings {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
+    pub(crate) jwt_secrets: Vec<Secret>,
+    pub(crate) service_keys: Vec<Secret>,
+    pub(crate) storage: StorageSettings,
+    pub(crate) bus: BusSettings,
+    pub(crate) workers: WorkersSettings,
+    pub(crate) legacy_open_routes: bool,
+    pub(crate) upgrade_auth: UpgradeAuth,
+    /// Empty means any.
+    pub(crate) origins: Vec<String>,
+    pub(crate) trusted_proxies: Vec<Network>,
+    pub(crate) shape: Shape,
+    pub(crate) languages: Vec<String>,
+    pub(crate) connections_max: usize,
+    pub(crate) address_handshakes: NonZeroU32,
+    pub(crate) identity_handshakes: NonZeroU32,
+    pub(crate) frames: NonZeroU32,
+    pub(crate) follower_queue: usize,
+    pub(crate) ping_interval: Duration,
+    pub(crate) write_limit: Duration,
+    pub(crate) drain_spread: Duration,
+    pub(crate) node_env: Option<String>,
+    pub(crate) server_mode: Option<String>,
+    /// Names that are set and have no effect here.
+    pub(crate) ignored: Vec<&'static str>,
+    pub(crate) telemetry: TelemetrySettings,
+}
+
+impl EdgeSettings {
+    /// How logs are written.
+    pub fn telemetry(&self) -> &TelemetrySettings {
+        &self.telemetry
+    }
+
+    /// Where the admin listener is, or will be.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Reads its section.
+    ///
+    /// # Errors
+    /// Every setting that is missing or wrong.
+    pub fn read(mut reader: Reader) -> Result<Self, Problems> {
+        let bind = reader.or("BIND_ADDR", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address");
+        let port = reader.or("PORT", 3001, "a port number");
+        let admin_port = reader.or("METRICS_PORT", 9101, "a port number");
+        if port == admin_port && port != 0 {
+            reader.problem("METRICS_PORT", "expected another port than PORT");
+        }
+        let jwt_secrets = reader.required_secrets("TRANSCRIPTION_JWT_SECRET");
+        let storage = StorageSettings::read(&mut reader);
+        let bus = BusSettings::read(&mut reader);
+        let workers = WorkersSettings::read(&mut reader);
+        let telemetry = TelemetrySettings::read(&mut reader);
+        let origins = origins(&mut reader);
+        let trusted_proxies = trusted_proxies(&mut reader);
+        let mut languages = reader.list("LANGUAGES");
+        if languages.is_empty() {
+            languages.push("en".to_owned());
+        }
+        let positive = "a positive number";
+        let mut rate = |name, default: u32| {
+            reader.or(name, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN), positive)
+        };
+        let address_handshakes = rate("HANDSHAKES_PER_SECOND", 50);
+        let identity_handshakes = rate("IDENTITY_HANDSHAKES_PER_SECOND", 10);
+        let frames = rate("FRAMES_PER_SECOND", 400);
+        let connections_max = rate("CONNECTIONS_MAX", 10_000);
+        let follower_queue = rate("FOLLOWER_QUEUE", 256);
+        let ping_interval =
+            reader.millis("PING_INTERVAL_MS", Duration::from_secs(15)).max(Duration::from_millis(10));
+        let write_limit =
+            reader.millis("WRITE_LIMIT_MS", Duration::from_secs(10)).max(Duration::from_millis(10));
+        let drain_spread = reader.millis("DRAIN_SPREAD_MS", Duration::from_secs(3));
+        let upgrade_auth = reader.or("UPGRADE_AUTH", UpgradeAuth::Accept, "accept or reject");
+        let shape = reader.or("TRANSCRIPT_MESSAGES", Shape::Split, "split, transcript or both");
+        let legacy_open_routes = reader.flag("LEGACY_OPEN_ROUTES");
+        let (node_env, server_mode) = (reader.text("NODE_ENV"), reader.text("SERVER_MODE"));
+        let service_keys = reader.secrets("SERVICE_KEY");
+        let ignored = ["SERVER_MODE", "REALTIME_BROADCAST_MODE"];
+        let ignored = ignored.into_iter().filter(|name| reader.text(name).is_some()).collect();
+        reader.finish(|| {
+            Some(Self {
+                address: SocketAddr::new(bind, port),
+                admin_address: SocketAddr::new(bind, admin_port),
+                jwt_secrets,
+                service_keys,
+                storage: storage?,
+                bus,
+                workers,
+                legacy_open_routes,
+                upgrade_auth,
+                origins,
+                trusted_proxies,
+                shape,
+                languages,
+                connections_max: usize::try_from(connections_max.get()).unwrap_or(usize::MAX),
+                address_handshakes,
+                identity_handshakes,
+                frames,
+                follower_queue: usize::try_from(follower_queue.get()).unwrap_or(usize::MAX),
+                ping_interval,
+                write_limit,
+                drain_spread,
+                node_env,
+                server_mode,
+                ignored,
+                telemetry,
+            })
+        })
+    }
+}
+
+/// Lower case without a slash at the end, as browsers send them; `*` lists every origin.
+fn origins(reader: &mut Reader) -> Vec<String> {
+    let listed = reader.list("CORS_ORIGIN");
+    if listed.iter().any(|origin| origin == "*") {
+        return Vec::new();
+    }
+    if listed.iter().any(|origin| !origin.contains("://")) {
+        reader.problem("CORS_ORIGIN", "expected origins such as https://app.example, separated by commas");
+    }
+    listed.iter().map(|origin| origin.trim_end_matches('/').to_ascii_lowercase()).collect()
+}
+
+fn trusted_proxies(reader: &mut Reader) -> Vec<Network> {
+    let mut listed = reader.list("TRUSTED_PROXIES");
+    if listed.is_empty() {
+        listed = vec!["127.0.0.0/8".to_owned(), "::1".to_owned()];
+    }
+    let networks: Option<Vec<Network>> = listed.iter().map(|text| text.parse().ok()).collect();
+    networks.unwrap_or_else(|| {
+        reader.problem(
+            "TRUSTED_PROXIES",
+            "expected addresses or networks such as 10.0.0.0/8, separated by commas",
+        );
+        Vec::new()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_wrong_is_in_one_report() {
+        let problems = EdgeSettings::read(settings::of([
+            ("PORT", "http"),
+            ("UPGRADE_AUTH", "maybe"),
+            ("CORS_ORIGIN", "app.example"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("FRAMES_PER_SECOND", "0"),
+            ("TRANSCRIPT_MESSAGES", "all"),
+        ]))
+        .unwrap_err()
+        .to_string();
+        for name in [
+            "PORT",
+            "UPGRADE_AUTH",
+            "CORS_ORIGIN",
+            "TRUSTED_PROXIES",
+            "FRAMES_PER_SECOND",
+            "TRANSCRIPT_MESSAGES",
+            "TRANSCRIPTION_JWT_SECRET",
+            "DATABASE_URL",
+        ] {
+            assert!(problems.contains(&format!("\n  {name}: ")), "{name} in {problems}");
+        }
+    }
+
+    #[test]
+    fn networks_hold_their_addresses_only() {
+        let cases = [
+            ("127.0.0.0/8", "127.1.2.3", true),
+            ("127.0.0.0/8", "128.0.0.1", false),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.4", false),
+            ("10.1.2.3", "::ffff:10.1.2.3", true),
+            ("::1", "::1", true),
+            ("::1", "127.0.0.1", false),
+            ("fd00::/8", "fd12::1", true),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "fd12::1", false),
+        ];
+        for (network, address, expected) in cases {
+            let contained = network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+            assert_eq!(contained, expected, "{network} {address}");
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "host", "10.0.0.0/"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! One upgraded connection: messages in and out, each with a time limit, and an end that the peer can read.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::{
+    Error, Message, Utf8Bytes,
+    protocol::{Role, WebSocketConfig},
+};
+
+use crate::close::Close;
+
+/// Largest message from a client, in bytes; above it the socket closes with 1009.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a connection reads at once, and keeps while it is idle.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+
+/// Unsent bytes that one connection may hold: one message of the largest kind we send.
+const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a peer may take to answer a close frame, and then to close the connection.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Bytes that are read and thrown away after an end that the peer has not noticed. Left unread, they would make the
+/// kernel reset the connection and take our last words with it.
+const DISCARD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What came from the peer.
+pub(crate) enum Received {
+    Text(Utf8Bytes),
+    Binary(Bytes),
+    /// A ping or a pong.
+    Alive,
+    /// It broke a rule.
+    Broken(Close),
+    /// It closed, or is gone.
+    Gone,
+}
+
+/// The peer is gone, or took too long to take a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    Gone,
+    TooSlow,
+}
+
+/// One WebSocket.
+pub(crate) struct Socket {
+    inner: WebSocketStream<TcpStream>,
+    write_limit: Duration,
+}
+
+impl Socket {
+    /// The socket behind a request that was answered with 101; `None` when the peer went away meanwhile.
+    pub(crate) async fn after(upgrade: OnUpgrade, write_limit: Duration) -> Option<Self> {
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        let inner = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
+        Some(Self { inner, write_limit })
+    }
+
+    /// Waits for the next message. Cancel-safe.
+    pub(crate) async fn receive(&mut self) -> Received {
+        match self.inner.next().await {
+            Some(Ok(Message::Text(text))) => Received::Text(text),
+            Some(Ok(Message::Binary(bytes))) => Received::Binary(bytes),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Received::Alive,
+            // The answer to its close frame leaves with the next poll, which then says `None`.
+            Some(Ok(Message::Close(_))) => {
+                let _ = timeout(CLOSE_LIMIT, self.inner.next()).await;
+                Received::Gone
+            }
+            Some(Err(Error::Capacity(_))) => Received::Broken(Close::TooBig),
+            Some(Err(Error::Utf8(_))) => Received::Broken(Close::BadData),
+            Some(Err(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)))
+            | None => Received::Gone,
+            Some(Err(Error::Protocol(_))) => Received::Broken(Close::Protocol),
+            Some(Err(_)) => Received::Gone,
+        }
+    }
+
+    /// Sends texts, all within the time limit.
+    pub(crate) async fn send(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Result<(), Unsent> {
+        let inner = &mut self.inner;
+        let sending = async {
+            for text in texts {
+                inner.feed(Message::Text(text)).await?;
+            }
+            inner.flush().await
+        };
+        unsent(timeout(self.write_limit, sending).await)
+    }
+
+    /// Asks whether the peer is there.
+    pub(crate) async fn ping(&mut self) -> Result<(), Unsent> {
+        unsent(timeout(self.write_limit, self.inner.send(Message::Ping(Bytes::new()))).await)
+    }
+
+    /// Sends a last message if there is one, closes, and waits a little for the peer to do so too.
+    pub(crate) async fn close(mut self, last: Option<Utf8Bytes>, close: Close) {
+        let goodbye = async {
+            if let Some(last) = last {
+                self.inner.feed(Message::Text(last)).await?;
+            }
+            self.inner.send(Message::Close(Some(close.frame()))).await?;
+            // Until its close frame, or until it cannot be read any more.
+            while let Some(Ok(_)) = self.inner.next().await {}
+            Ok::<(), Error>(())
+        };
+        let _ = timeout(CLOSE_LIMIT, goodbye).await;
+        let mut stream = self.inner.into_inner();
+        let leave = async {
+            stream.shutdown().await?;
+            let mut bin = [0_u8; 1024];
+            let mut discarded = 0;
+            while discarded < DISCARD_BYTES_MAX {
+                match stream.read(&mut bin).await? {
+                    0 => break,
+                    count => discarded += count,
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let _ = timeout(CLOSE_LIMIT, leave).await;
+    }
+}
+
+fn unsent(outcome: Result<Result<(), Error>, tokio::time::error::Elapsed>) -> Result<(), Unsent> {
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Error::WriteBufferFull(_))) | Err(_) => Err(Unsent::TooSlow),
+        Ok(Err(_)) => Err(Unsent::Gone),
+    }
+}

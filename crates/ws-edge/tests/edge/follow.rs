@@ -1,0 +1,273 @@
+//! The captions of a session, live and from the past.
+
+use event_bus::BusSettings;
+use model::Caption;
+use serde_json::{Value, json};
+use testkit::{Cable, Database, RedisServer, eventually, with_address};
+
+use crate::{
+    client::{Client, Read},
+    stage::{Setup, Stage, Voice},
+};
+
+/// Makes sure that the edge hears the session's topic: something that was published after the follower joined has
+/// arrived. Returns nothing of it.
+async fn tuned(stage: &Stage, voice: &Voice, follower: &mut Client) {
+    eventually("the follower hears", async || {
+        stage.publish(voice.partial(stage, "tuning")).await;
+        follower.say(json!({"type": "ping"})).await;
+        let mut heard = false;
+        loop {
+            let said = follower.said().await;
+            match said["type"].as_str().unwrap() {
+                "transcript_partial" | "transcript" => heard = true,
+                "pong" => return heard,
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// The texts of the next `count` finals, and that their sequences rise by one.
+async fn finals(follower: &mut Client, count: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut last: Option<u64> = None;
+    while texts.len() < count {
+        let said = follower.expect("transcript_final").await;
+        let sequence = said["sequence"].as_u64().unwrap();
+        assert!(last.is_none_or(|last| sequence == last + 1), "{last:?} then {sequence}");
+        last = Some(sequence);
+        texts.push(said["text"].as_str().unwrap().to_owned());
+    }
+    texts
+}
+
+fn texts(range: std::ops::RangeInclusive<usize>) -> Vec<String> {
+    range.map(|n| format!("text {n}")).collect()
+}
+
+#[tokio::test]
+async fn followers_read_partials_and_finals() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut follower).await;
+    stage.publish(voice.partial(&stage, "So it")).await;
+    let partial = loop {
+        let partial = follower.expect("transcript_partial").await;
+        if partial["text"] == "So it" {
+            break partial;
+        }
+    };
+    assert_eq!(partial["sessionSlug"], stage.session.as_str());
+    assert_eq!(
+        (&partial["isFinal"], &partial["speaker"], &partial["speakerId"]),
+        (&json!(false), &json!("Alice"), &json!("alice"))
+    );
+    assert_eq!((&partial["stable"], &partial["sequence"]), (&json!(1), &Value::Null));
+    let late = voice.partial(&stage, "late");
+    voice.say(&stage, "So it goes.").await;
+    let last = follower.expect("transcript_final").await;
+    assert_eq!(
+        (&last["text"], &last["isFinal"], &last["sequence"]),
+        (&json!("So it goes."), &json!(true), &json!(1))
+    );
+    assert_eq!((&last["utteranceId"], &last["end"]), (&partial["utteranceId"], &json!(1.0)));
+    // A partial of a finished utterance is old news.
+    stage.publish(late).await;
+    stage.publish(voice.partial(&stage, "Next")).await;
+    assert_eq!(follower.expect("transcript_partial").await["text"], "Next");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn connections_choose_their_messages() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut plain = stage.connect("a", "").await;
+    let mut old = stage.connect("b", "&messages=transcript").await;
+    let mut both = stage.connect("c", "&messages=both").await;
+    let mut calm = stage.connect("d", "&partials=false").await;
+    let mut native = stage.connect("e", "").await;
+    native.say(json!({"type": "init", "partials": false, "messages": "transcript"})).await;
+    native.expect("initialized").await;
+    tuned(&stage, &voice, &mut plain).await;
+    stage.publish(voice.partial(&stage, "One")).await;
+    voice.say(&stage, "One.").await;
+    let kinds = async |client: &mut Client| {
+        let mut kinds = Vec::new();
+        loop {
+            let said = client.said().await;
+            if said["text"] == "One." || said["text"] == "One" {
+                kinds.push(format!("{} {}", said["type"].as_str().unwrap(), said["text"].as_str().unwrap()));
+                let enough = said["text"] == "One." && (kinds.len() % 2 == 0 || kinds.len() == 1);
+                if enough {
+                    return kinds;
+                }
+            }
+        }
+    };
+    assert_eq!(kinds(&mut plain).await, ["transcript_partial One", "transcript_final One."]);
+    assert_eq!(kinds(&mut old).await, ["transcript One", "transcript One."]);
+    assert_eq!(
+        kinds(&mut both).await,
+        ["transcript_partial One", "transcript One", "transcript_final One.", "transcript One."]
+    );
+    assert_eq!(kinds(&mut calm).await, ["transcript_final One."]);
+    assert_eq!(kinds(&mut native).await, ["transcript One."]);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_replay_joins_the_live_captions_without_gap_or_overlap() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut early = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut early).await;
+    // More than one page of the past.
+    for n in 1..=450 {
+        voice.store(&stage, &format!("text {n}")).await;
+    }
+    let speaking = async {
+        for n in 451..=500 {
+            voice.say(&stage, &format!("text {n}")).await;
+        }
+    };
+    let following = async {
+        let mut late = stage.connect("carol", "&since=0").await;
+        let mut later = stage.connect("dave", "").await;
+        later.say(json!({"type": "follow", "since": 440})).await;
+        assert_eq!(finals(&mut late, 500).await, texts(1..=500));
+        assert_eq!(finals(&mut later, 60).await, texts(441..=500));
+    };
+    tokio::join!(speaking, following);
+    // The one that was there all along had a gap, which was refilled.
+    assert_eq!(finals(&mut early, 500).await, texts(1..=500));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn finals_come_in_order_and_once_whatever_the_bus_does() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut follower).await;
+    let mut stored = Vec::new();
+    for n in 1..=6 {
+        stored.push(voice.store(&stage, &format!("text {n}")).await);
+    }
+    // 2 before 1, 3 never, 4 twice, 6 before 5.
+    for n in [2, 1, 4, 4, 6, 5, 1] {
+        stage.publish(Caption::Final(stored[n - 1].clone())).await;
+    }
+    assert_eq!(finals(&mut follower, 6).await, texts(1..=6));
+    follower.settled().await;
+    voice.say(&stage, "text 7").await;
+    assert_eq!(finals(&mut follower, 1).await, ["text 7"]);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn after_redis_was_away_the_captions_catch_up() {
+    let mut redis = RedisServer::start().await;
+    let mut stage = Setup::new().await.set("REDIS_URL", redis.url().expose()).start().await;
+    stage.bus = event_bus::EventBus::connect(&BusSettings { url: redis.url(), prefix: stage.prefix.clone() })
+        .unwrap();
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut follower).await;
+    voice.say(&stage, "text 1").await;
+    assert_eq!(finals(&mut follower, 1).await, texts(1..=1));
+    redis.kill().await;
+    for n in 2..=5 {
+        voice.store(&stage, &format!("text {n}")).await;
+    }
+    redis.restart().await;
+    assert_eq!(finals(&mut follower, 4).await, texts(2..=5));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn while_postgres_is_away_partials_go_on_and_finals_wait() {
+    let database = Database::scratch().await;
+    let cable = Cable::to(database.host()).await;
+    let url = with_address(&database.url(), cable.address());
+    let setup = Setup::with(database).set("DATABASE_URL", url.expose()).set("DATABASE_CONNECT_MS", "300");
+    let stage = setup.start().await;
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut follower).await;
+    cable.cut();
+    // 2 is announced and 1 is not, so that the edge must ask.
+    voice.store(&stage, "text 1").await;
+    voice.say(&stage, "text 2").await;
+    let mut late = stage.connect("carol", "&since=0").await;
+    stage.publish(voice.partial(&stage, "still")).await;
+    loop {
+        let said = follower.said().await;
+        assert_ne!(said["type"], "transcript_final", "out of order");
+        if said["text"] == "still" {
+            break;
+        }
+    }
+    cable.mend();
+    assert_eq!(finals(&mut follower, 2).await, texts(1..=2));
+    assert_eq!(finals(&mut late, 2).await, texts(1..=2));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_is_closed_and_the_others_are_not_delayed() {
+    let setup = Setup::new().await.set("FOLLOWER_QUEUE", "8").set("WRITE_LIMIT_MS", "500");
+    let stage = setup.start().await;
+    let mut voice = stage.voice().await;
+    let mut quick = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut quick).await;
+    let mut slow = stage.connect("carol", "").await;
+    // As long as a caption may be: the kernel's buffers take megabytes.
+    let long = "word ".repeat(40_000);
+    let mut read = 0;
+    let ended = async |slow: &mut Client| loop {
+        match slow.read().await {
+            Read::Said(_) => {}
+            Read::Closed(code, _) => return Some(code),
+            Read::Lost => return None,
+        }
+    };
+    // At most so many, in case it were never closed.
+    for _ in 0..200 {
+        voice.say(&stage, &long).await;
+        quick.expect("transcript_final").await;
+        read += 1;
+        let metrics = reqwest::get(stage.http("/metrics")).await.unwrap().json::<Value>().await.unwrap();
+        if metrics["activeConnections"] == 1 {
+            break;
+        }
+    }
+    assert!(read < 200, "never closed");
+    let code = ended(&mut slow).await;
+    assert!(
+        code.is_none_or(|code| code == 4013),
+        "{code:?}: nothing, if it read so little that no word got through"
+    );
+    quick.settled().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn nothing_of_another_session_is_told() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &voice, &mut follower).await;
+    let other =
+        testkit::tokens::good(&stage.secret, &format!("{}-other", stage.session).parse().unwrap(), "eve");
+    let mut eve = Client::connect(&stage.url(&format!("token={other}&since=0")), &[]).await;
+    eve.expect("connected").await;
+    voice.say(&stage, "text 1").await;
+    assert_eq!(finals(&mut follower, 1).await, texts(1..=1));
+    eve.say(json!({"type": "ping"})).await;
+    assert_eq!(eve.said().await["type"], "pong", "nothing before it");
+    stage.end().await;
+}

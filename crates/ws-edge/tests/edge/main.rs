@@ -1,0 +1,20 @@
+//! The edge as its clients see it: real sockets, a real Postgres and Redis, and a worker that is told what to do.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod client;
+mod stage;
+mod worker;
+
+mod bad_input;
+mod drain;
+mod follow;
+mod http;
+mod speak;
+mod upgrade;

@@ -1,0 +1,206 @@
+//! One edge with everything that it needs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use event_bus::{BusSettings, Event, EventBus};
+use lifecycle::Lifecycle;
+use model::{
+    Caption, Clock, Final, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, Topic,
+    UtteranceId,
+};
+use settings::Secret;
+use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
+use testkit::{Database, redis_settings, tokens};
+use uuid::Uuid;
+use ws_edge::{EdgeSettings, Running};
+
+use crate::{client::Client, worker::Worker};
+
+pub const SERVICE_KEY: &str = "a service key of the tests";
+
+pub struct Stage {
+    pub life: Lifecycle,
+    pub running: Running,
+    pub worker: Worker,
+    pub secret: Secret,
+    pub session: SessionSlug,
+    pub storage: Storage,
+    pub bus: EventBus,
+    /// Of the names on Redis.
+    pub prefix: String,
+    _database: Database,
+}
+
+/// The settings of an edge in tests.
+pub struct Setup {
+    pairs: BTreeMap<String, String>,
+    bus: BusSettings,
+    database: Database,
+}
+
+impl Setup {
+    pub async fn new() -> Self {
+        Self::with(Database::scratch().await)
+    }
+
+    pub fn with(database: Database) -> Self {
+        let bus = redis_settings();
+        let mut setup = Self { pairs: BTreeMap::new(), bus: bus.clone(), database };
+        for (name, value) in [
+            ("PORT", "0"),
+            ("METRICS_PORT", "0"),
+            ("TRANSCRIPTION_JWT_SECRET", "a secret of the tests"),
+            ("SERVICE_KEY", SERVICE_KEY),
+            ("REDIS_URL", bus.url.expose()),
+            ("REDIS_PREFIX", &bus.prefix),
+            ("DRAIN_SPREAD_MS", "50"),
+            ("DATABASE_CONNECTIONS", "4"),
+        ] {
+            setup = setup.set(name, value);
+        }
+        let url = setup.database.url();
+        setup.set("DATABASE_URL", url.expose())
+    }
+
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.pairs.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub async fn start(self) -> Stage {
+        testkit_telemetry();
+        let life = Lifecycle::default();
+        let worker_life = Lifecycle::default();
+        let (worker, address) = Worker::start(&worker_life).await;
+        let setup = self.set("TRANSCRIPTION_WORKERS", &format!("http://{address}"));
+        let settings = EdgeSettings::read(settings::of(setup.pairs)).unwrap();
+        let running = ws_edge::start(&settings, &life, Clock::system()).await.unwrap();
+        Stage {
+            life,
+            running,
+            worker,
+            secret: "a secret of the tests".into(),
+            session: format!("room-{}", Uuid::new_v4().simple()).parse().unwrap(),
+            storage: setup.database.storage(),
+            bus: EventBus::connect(&setup.bus).unwrap(),
+            prefix: setup.bus.prefix,
+            _database: setup.database,
+        }
+    }
+}
+
+/// Metrics are one per process, and so shared by the tests that run in one.
+fn testkit_telemetry() {
+    telemetry::Metrics::install();
+}
+
+impl Stage {
+    pub async fn start() -> Self {
+        Setup::new().await.start().await
+    }
+
+    pub fn http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.running.address)
+    }
+
+    pub fn token(&self, identity: &str) -> String {
+        tokens::good(&self.secret, &self.session, identity)
+    }
+
+    /// The WebSocket URL with this query.
+    pub fn url(&self, query: &str) -> String {
+        format!("ws://{}/api/realtime/transcribe?{query}", self.running.address)
+    }
+
+    /// The WebSocket URL of a participant.
+    pub fn url_of(&self, identity: &str, more: &str) -> String {
+        self.url(&format!("token={}{more}", self.token(identity)))
+    }
+
+    /// Connects a participant and reads the greeting.
+    pub async fn connect(&self, identity: &str, more: &str) -> Client {
+        let mut client = Client::connect(&self.url_of(identity, more), &[]).await;
+        assert_eq!(client.said().await["type"], "connected");
+        client
+    }
+
+    /// Opens a stream as a worker would.
+    pub async fn voice(&self) -> Voice {
+        let id = StreamId(Uuid::new_v4());
+        let speaker = Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".into()) };
+        let now = Clock::system().now();
+        let stream =
+            NewStream { id, session: self.session.clone(), speaker: speaker.clone(), started_at: now, now };
+        let opened = self.storage.open_stream(&stream).await.unwrap();
+        Voice { id, speaker, opened, said: 0 }
+    }
+
+    pub async fn publish(&self, caption: Caption) {
+        self.bus.publish(&Topic::Session(self.session.clone()), &Event::Caption(caption)).await.unwrap();
+    }
+
+    /// Drains and waits for the end.
+    pub async fn end(self) {
+        assert_eq!(self.life.end(Duration::from_secs(20)).await, Ok(()));
+    }
+}
+
+/// A stream with a voice, as a worker stores and announces it.
+pub struct Voice {
+    pub id: StreamId,
+    speaker: Speaker,
+    opened: OpenStream,
+    said: u32,
+}
+
+impl Voice {
+    fn utterance(&self, number: u32) -> UtteranceId {
+        UtteranceId { stream: self.id, number }
+    }
+
+    /// Text of the utterance after the last stored one.
+    pub fn partial(&self, stage: &Stage, text: &str) -> Caption {
+        Caption::Partial(Partial {
+            session: stage.session.clone(),
+            utterance: self.utterance(self.said + 1),
+            speaker: self.speaker.clone(),
+            text: text.to_owned(),
+            stable: 1,
+            language: None,
+            start: Samples(u64::from(self.said) * 16_000),
+            end: Samples(u64::from(self.said) * 16_000 + 8_000),
+            at: Clock::system().now(),
+        })
+    }
+
+    /// Stores a final without announcing it.
+    pub async fn store(&mut self, stage: &Stage, text: &str) -> Final {
+        self.said += 1;
+        let end = u64::from(self.said) * 16_000;
+        let segment = NewFinal {
+            session_id: self.opened.session_id,
+            session: stage.session.clone(),
+            epoch: self.opened.epoch,
+            utterance: self.utterance(self.said),
+            speaker: self.speaker.clone(),
+            text: text.to_owned(),
+            language: Some("en".into()),
+            start: Samples(end - 16_000),
+            end: Samples(end),
+            words: Vec::new(),
+            at: Timestamp(Clock::system().now().0),
+        };
+        match stage.storage.record_final(&segment).await.unwrap() {
+            Recorded::Stored(segment) => segment,
+            Recorded::AlreadyStored => panic!("stored twice"),
+        }
+    }
+
+    /// Stores and announces a final.
+    pub async fn say(&mut self, stage: &Stage, text: &str) -> Sequence {
+        let segment = self.store(stage, text).await;
+        let sequence = segment.sequence;
+        stage.publish(Caption::Final(segment)).await;
+        sequence
+    }
+}

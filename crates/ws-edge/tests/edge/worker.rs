@@ -1,0 +1,126 @@
+//! A transcription worker that hears everything and understands nothing.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use lifecycle::Lifecycle;
+use rpc::wire::{
+    Acknowledged, Ended, Opened, Request as Incoming, Response as Outgoing, Source, TranscribeRequest,
+    TranscribeResponse, Transcription, TranscriptionServer, busy, from_audio,
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
+
+/// What it does with streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mood {
+    /// Acknowledges what it hears.
+    #[default]
+    Willing,
+    /// Has no capacity.
+    Busy,
+    /// Takes the stream and never reads it.
+    Deaf,
+}
+
+#[derive(Default)]
+pub struct Heard {
+    pub mood: Mood,
+    pub sources: Vec<Source>,
+    pub samples: Vec<i16>,
+    pub finalized: usize,
+    pub ended: usize,
+}
+
+/// Clones are the same worker.
+#[derive(Clone, Default)]
+pub struct Worker {
+    heard: Arc<Mutex<Heard>>,
+    life: Lifecycle,
+}
+
+impl Worker {
+    pub async fn start(life: &Lifecycle) -> (Self, SocketAddr) {
+        let worker = Self { heard: Arc::default(), life: life.clone() };
+        let listener = lifecycle::listen("test", ([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (service, stopping) = (TranscriptionServer::new(worker.clone()), life.stopping().clone());
+        life.spawn(async move {
+            let incoming = TcpIncoming::from(listener);
+            let server = tonic::transport::Server::builder();
+            server.serve_with_incoming_shutdown(service, incoming, stopping.cancelled_owned()).await.unwrap();
+        });
+        (worker, address)
+    }
+
+    pub fn heard<T>(&self, read: impl FnOnce(&mut Heard) -> T) -> T {
+        read(&mut self.heard.lock().unwrap())
+    }
+
+    async fn listen(
+        self,
+        mut messages: Streaming<TranscribeRequest>,
+        answers: mpsc::Sender<Result<TranscribeResponse, Status>>,
+    ) {
+        let say =
+            async |message| answers.send(Ok(TranscribeResponse { message: Some(message) })).await.is_ok();
+        let mut position = 0;
+        say(Outgoing::Opened(Opened { resume_at: 0 })).await;
+        if self.heard(|heard| heard.mood) == Mood::Deaf {
+            self.life.stopping().cancelled().await;
+        }
+        while let Ok(Some(TranscribeRequest { message: Some(message) })) = messages.message().await {
+            let answer = match message {
+                Incoming::Audio(audio) => {
+                    let frame = from_audio(&audio).unwrap();
+                    position = frame.end().0;
+                    self.heard(|heard| heard.samples.extend_from_slice(&frame.samples));
+                    Outgoing::Acknowledged(Acknowledged { samples: position })
+                }
+                Incoming::Stop(_) => {
+                    self.heard(|heard| heard.ended += 1);
+                    Outgoing::Ended(Ended { samples: position })
+                }
+                Incoming::Finalize(_) => {
+                    self.heard(|heard| heard.finalized += 1);
+                    continue;
+                }
+                Incoming::Open(_) => panic!("open comes once"),
+            };
+            if !say(answer).await {
+                return;
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Transcription for Worker {
+    type TranscribeStream = Pin<Box<dyn Stream<Item = Result<TranscribeResponse, Status>> + Send>>;
+
+    async fn transcribe(
+        &self,
+        request: Request<Streaming<TranscribeRequest>>,
+    ) -> Result<Response<Self::TranscribeStream>, Status> {
+        if self.heard(|heard| heard.mood) == Mood::Busy {
+            return Err(busy(Duration::from_millis(1_500)));
+        }
+        let mut messages = request.into_inner();
+        let Some(Incoming::Open(open)) = messages.message().await?.and_then(|message| message.message) else {
+            panic!("open comes first")
+        };
+        let (source, _) = Source::from_open(open).unwrap();
+        self.heard(|heard| heard.sources.push(source));
+        let (answers, receiver) = mpsc::channel(16);
+        self.life.spawn(self.clone().listen(messages, answers));
+        let responses = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|response| (response, receiver))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
