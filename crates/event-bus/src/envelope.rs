@@ -1,0 +1,332 @@
+//! The one JSON form of an event in Redis, and its conversions from and to `model`.
+//!
+//! `{"v":1,"id":UUID,"topic":"session:demo","sequence":7,"kind":"final","origin":UUID,"payload":{…}}`. Fields may be
+//! added; a reader skips those it does not know. A change that old readers would misread is a new `v`, and a new
+//! meaning is a new `kind`: readers skip both, counted, since processes of two releases run while one is rolled out.
+
+use model::{
+    Caption, Final, Identity, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
+    StreamStatus, Timestamp, Topic, UtteranceId, Word,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{BusError, Event};
+
+const VERSION: u32 = 1;
+
+const PARTIAL: &str = "partial";
+const FINAL: &str = "final";
+const STATUS: &str = "status";
+const SESSION_ENDED: &str = "session_ended";
+
+pub(crate) const KINDS: [&str; 4] = [PARTIAL, FINAL, STATUS, SESSION_ENDED];
+
+/// Why a message was skipped; its label in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Version,
+    Kind,
+    Malformed,
+}
+
+impl Unreadable {
+    pub(crate) const ALL: [Self; 3] = [Self::Version, Self::Kind, Self::Malformed];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Kind => "kind",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a, P> {
+    v: u32,
+    id: Uuid,
+    topic: &'a Topic,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<Sequence>,
+    kind: &'a str,
+    /// The process that published it, for whoever reads along.
+    origin: Uuid,
+    payload: P,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+#[derive(Deserialize)]
+struct Incoming<'a> {
+    topic: Topic,
+    sequence: Option<Sequence>,
+    kind: &'a str,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CaptionPayload {
+    session: SessionSlug,
+    utterance: UtteranceId,
+    identity: Identity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    language: Option<String>,
+    /// Samples.
+    start: Samples,
+    /// Samples.
+    end: Samples,
+    /// Milliseconds since 1970.
+    at: Timestamp,
+    /// Partials.
+    #[serde(default)]
+    stable: u32,
+    /// Finals.
+    #[serde(default)]
+    revision: u32,
+    /// Finals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    words: Vec<WordPayload>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WordPayload {
+    text: String,
+    start: Samples,
+    end: Samples,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StatusPayload {
+    session: SessionSlug,
+    stream: StreamId,
+    /// Label of a [`StreamState`].
+    state: String,
+    at: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionEndedPayload {}
+
+pub(crate) fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Caption(Caption::Partial(_)) => PARTIAL,
+        Event::Caption(Caption::Final(_)) => FINAL,
+        Event::Status(_) => STATUS,
+        Event::SessionEnded => SESSION_ENDED,
+    }
+}
+
+pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u8>, BusError> {
+    let kind = kind(event);
+    let encoded = match event {
+        Event::Caption(Caption::Partial(partial)) => {
+            seal(origin, topic, None, kind, partial_payload(partial))
+        }
+        Event::Caption(Caption::Final(segment)) => {
+            seal(origin, topic, Some(segment.sequence), kind, final_payload(segment))
+        }
+        Event::Status(status) => seal(
+            origin,
+            topic,
+            None,
+            kind,
+            StatusPayload {
+                session: status.session.clone(),
+                stream: status.stream,
+                state: status.state.label().to_owned(),
+                at: status.at,
+            },
+        ),
+        Event::SessionEnded => seal(origin, topic, None, kind, SessionEndedPayload {}),
+    };
+    // Only a map with keys that are no text could fail, and there is none.
+    encoded.map_err(|error| BusError::Unavailable(format!("the event cannot be encoded: {error}")))
+}
+
+fn seal(
+    origin: Uuid,
+    topic: &Topic,
+    sequence: Option<Sequence>,
+    kind: &str,
+    payload: impl Serialize,
+) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Outgoing { v: VERSION, id: Uuid::new_v4(), topic, sequence, kind, origin, payload })
+}
+
+pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
+    fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
+        serde_json::from_slice(json).map_err(|_| Unreadable::Malformed)
+    }
+    // The version first: another one may mean anything by the other fields.
+    if read::<Version>(message)?.v != VERSION {
+        return Err(Unreadable::Version);
+    }
+    let Incoming { topic, sequence, kind, payload } = read(message)?;
+    let payload = payload.get().as_bytes();
+    let event = match kind {
+        PARTIAL => Event::Caption(Caption::Partial(partial(read(payload)?))),
+        FINAL => {
+            Event::Caption(Caption::Final(segment(read(payload)?, sequence.ok_or(Unreadable::Malformed)?)))
+        }
+        STATUS => {
+            let StatusPayload { session, stream, state, at } = read(payload)?;
+            let state = StreamState::from_label(&state).ok_or(Unreadable::Kind)?;
+            Event::Status(StreamStatus { session, stream, state, at })
+        }
+        SESSION_ENDED => Event::SessionEnded,
+        _ => return Err(Unreadable::Kind),
+    };
+    Ok((topic, event))
+}
+
+fn partial_payload(partial: &Partial) -> CaptionPayload {
+    CaptionPayload {
+        session: partial.session.clone(),
+        utterance: partial.utterance,
+        identity: partial.speaker.identity.clone(),
+        name: partial.speaker.name.clone(),
+        text: partial.text.clone(),
+        language: partial.language.clone(),
+        start: partial.start,
+        end: partial.end,
+        at: partial.at,
+        stable: partial.stable,
+        revision: 0,
+        words: Vec::new(),
+    }
+}
+
+fn partial(payload: CaptionPayload) -> Partial {
+    Partial {
+        session: payload.session,
+        utterance: payload.utterance,
+        speaker: Speaker { identity: payload.identity, name: payload.name },
+        text: payload.text,
+        stable: payload.stable,
+        language: payload.language,
+        start: payload.start,
+        end: payload.end,
+        at: payload.at,
+    }
+}
+
+fn final_payload(segment: &Final) -> CaptionPayload {
+    let word = |word: &Word| WordPayload { text: word.text.clone(), start: word.start, end: word.end };
+    CaptionPayload {
+        session: segment.session.clone(),
+        utterance: segment.utterance,
+        identity: segment.speaker.identity.clone(),
+        name: segment.speaker.name.clone(),
+        text: segment.text.clone(),
+        language: segment.language.clone(),
+        start: segment.start,
+        end: segment.end,
+        at: segment.at,
+        stable: 0,
+        revision: segment.revision,
+        words: segment.words.iter().map(word).collect(),
+    }
+}
+
+fn segment(payload: CaptionPayload, sequence: Sequence) -> Final {
+    let word = |word: WordPayload| Word { text: word.text, start: word.start, end: word.end };
+    Final {
+        session: payload.session,
+        sequence,
+        utterance: payload.utterance,
+        revision: payload.revision,
+        speaker: Speaker { identity: payload.identity, name: payload.name },
+        text: payload.text,
+        language: payload.language,
+        start: payload.start,
+        end: payload.end,
+        words: payload.words.into_iter().map(word).collect(),
+        at: payload.at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic() -> Topic {
+        "session:demo".parse().unwrap()
+    }
+
+    fn events() -> Vec<Event> {
+        let session: SessionSlug = "demo".parse().unwrap();
+        let stream = StreamId(Uuid::from_u128(3));
+        let utterance = UtteranceId { stream, number: 4 };
+        let speaker = Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".to_owned()) };
+        let partial = Partial {
+            session: session.clone(),
+            utterance,
+            speaker: speaker.clone(),
+            text: "приве".to_owned(),
+            stable: 3,
+            language: None,
+            start: Samples(10),
+            end: Samples(20),
+            at: Timestamp(5),
+        };
+        let segment = Final {
+            session: session.clone(),
+            sequence: Sequence(7),
+            utterance,
+            revision: 2,
+            speaker: Speaker { name: None, ..speaker },
+            text: "مرحبا \"you\"".to_owned(),
+            language: Some("ar".to_owned()),
+            start: Samples(10),
+            end: Samples(30),
+            words: vec![Word { text: "مرحبا".to_owned(), start: Samples(10), end: Samples(12) }],
+            at: Timestamp(6),
+        };
+        let status = StreamStatus { session, stream, state: StreamState::Ready, at: Timestamp(1) };
+        vec![
+            Event::Caption(Caption::Partial(partial)),
+            Event::Caption(Caption::Final(segment)),
+            Event::Status(status),
+            Event::SessionEnded,
+        ]
+    }
+
+    #[test]
+    fn every_event_survives_the_envelope() {
+        for event in events() {
+            let message = encode(Uuid::nil(), &topic(), &event).unwrap();
+            assert_eq!(decode(&message), Ok((topic(), event)));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (message, why) in [
+            (r#"{"v":2,"subject":"new"}"#, Unreadable::Version),
+            (r#"{"v":1,"topic":"session:a","kind":"poll","payload":{}}"#, Unreadable::Kind),
+            (r#"{"v":1,"topic":"session:a","kind":"final","payload":{}}"#, Unreadable::Malformed),
+            (r#"{"v":1,"topic":"planet:a","kind":"session_ended","payload":{}}"#, Unreadable::Malformed),
+            (r#"{"topic":"session:a"}"#, Unreadable::Malformed),
+            ("hello", Unreadable::Malformed),
+            ("", Unreadable::Malformed),
+        ] {
+            assert_eq!(decode(message.as_bytes()), Err(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_later_release_are_skipped() {
+        let message =
+            r#"{"v":1,"topic":"session:a","kind":"session_ended","trace":"00-1","payload":{"why":"idle"}}"#;
+        assert_eq!(decode(message.as_bytes()).unwrap().1, Event::SessionEnded);
+    }
+}

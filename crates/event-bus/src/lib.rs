@@ -1,0 +1,123 @@
+//! Redis pub/sub: rings the bell for whoever follows a topic. The only crate that speaks Redis.
+//!
+//! This changes when the envelope, the channel names or the way of subscribing do. It must not know what is stored:
+//! a ring that is lost is not repeated here, the listener is told that there may be a [`Received::Gap`] and refills
+//! from Postgres. Events of one topic may arrive twice and out of order; finals carry the sequence to order by.
+
+mod channels;
+mod connection;
+mod envelope;
+mod event;
+mod publisher;
+mod subscriber;
+
+use std::{sync::Arc, time::Duration};
+
+use model::{FaultKind, Topic};
+use settings::{Reader, Secret};
+
+pub use channels::DEFAULT_PREFIX;
+pub use event::Event;
+pub use publisher::{PUBLISH_FAILED_TOTAL, PUBLISHED_TOTAL};
+pub use subscriber::{
+    CONNECTIONS_LOST_TOTAL, GAPS_TOTAL, IGNORED_TOTAL, QUEUE_EVENTS_MAX, Received, Subscriber,
+};
+
+use crate::{channels::Channels, publisher::Publisher};
+
+/// Longest wait of [`EventBus::publish`] and [`EventBus::check`], connecting included. Captions are worth little
+/// later than this, and a final is published again from the outbox.
+pub const PUBLISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct BusSettings {
+    /// `redis://user:password@host:port/database`; Redis 6 or later, as RESP3 came with it.
+    pub url: Secret,
+    /// Begins every channel name, so that several installations can share one Redis; [`DEFAULT_PREFIX`] otherwise.
+    pub prefix: String,
+}
+
+impl BusSettings {
+    /// Reads `REDIS_URL` (default `redis://127.0.0.1:6379`) and `REDIS_PREFIX` (default [`DEFAULT_PREFIX`]).
+    pub fn read(reader: &mut Reader) -> Self {
+        let url =
+            reader.or("REDIS_URL", Secret::from("redis://127.0.0.1:6379"), "redis://host:port/database");
+        if connection::client(&url).is_err() {
+            reader.problem("REDIS_URL", "expected redis://user:password@host:port/database");
+        }
+        Self { url, prefix: reader.text("REDIS_PREFIX").unwrap_or_else(|| DEFAULT_PREFIX.to_owned()) }
+    }
+}
+
+/// Why Redis did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// The setting cannot be parsed. The text does not repeat it: it holds a password.
+    #[error("the Redis URL cannot be parsed; expected redis://user:password@host:port/database")]
+    Address,
+    /// Not reachable, too slow, or not willing.
+    #[error("Redis is not available: {0}")]
+    Unavailable(String),
+}
+
+impl BusError {
+    /// Who must act.
+    pub fn fault(&self) -> FaultKind {
+        match self {
+            Self::Address => FaultKind::Defect,
+            Self::Unavailable(_) => FaultKind::Dependency,
+        }
+    }
+}
+
+/// The way to one Redis. Cheap to clone; clones share the connection that publishes.
+#[derive(Clone)]
+pub struct EventBus {
+    client: redis::Client,
+    channels: Channels,
+    publisher: Arc<Publisher>,
+}
+
+impl EventBus {
+    /// Prepares the way. Connects on first use, so Redis need not be up.
+    ///
+    /// # Errors
+    /// [`BusError::Address`] when the URL cannot be parsed.
+    pub fn connect(settings: &BusSettings) -> Result<Self, BusError> {
+        let client = connection::client(&settings.url)?;
+        Ok(Self {
+            publisher: Arc::new(Publisher::new(client.clone())),
+            client,
+            channels: Channels::new(&settings.prefix),
+        })
+    }
+
+    /// Tells everybody who is subscribed to `topic` now. Waits at most [`PUBLISH_LIMIT`], and not at all while a
+    /// connection attempt has just failed.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`]; the event may have been delivered even so.
+    pub async fn publish(&self, topic: &Topic, event: &Event) -> Result<(), BusError> {
+        self.publisher.publish(&self.channels.of(topic), topic, event).await
+    }
+
+    /// Whether Redis answers within [`PUBLISH_LIMIT`]; for readiness.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub async fn check(&self) -> Result<(), BusError> {
+        self.publisher.ping().await
+    }
+
+    /// A listener with a connection of its own, subscribed to nothing.
+    pub fn subscriber(&self) -> Subscriber {
+        Subscriber::new(self.client.clone(), self.channels.clone())
+    }
+}
+
+/// Registers this crate's metrics at zero.
+pub fn describe_metrics() {
+    publisher::describe_metrics();
+    subscriber::describe_metrics();
+}

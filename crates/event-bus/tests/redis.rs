@@ -1,0 +1,233 @@
+//! Against a real Redis: `PARLEY_TEST_REDIS_URL`, and private servers to kill.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use event_bus::{BusError, BusSettings, Event, EventBus, Received, Subscriber};
+use futures_util::FutureExt;
+use model::{
+    Caption, FaultKind, Partial, Samples, Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic,
+    UtteranceId,
+};
+use testkit::{
+    Cable, PATIENCE, RedisServer, eventually, host, redis_prefix, redis_settings, redis_url, with_address,
+};
+use tokio::time::timeout;
+
+fn bus() -> EventBus {
+    EventBus::connect(&redis_settings()).unwrap()
+}
+
+fn bus_at(url: settings::Secret) -> EventBus {
+    EventBus::connect(&BusSettings { url, prefix: redis_prefix() }).unwrap()
+}
+
+fn topic(session: &str) -> Topic {
+    Topic::Session(session.parse().unwrap())
+}
+
+fn status(number: i64) -> Event {
+    let stream = StreamId(uuid::Uuid::nil());
+    Event::Status(StreamStatus {
+        session: "demo".parse().unwrap(),
+        stream,
+        state: StreamState::Ready,
+        at: Timestamp(number),
+    })
+}
+
+fn event(session: &str, event: Event) -> Received {
+    Received::Event { topic: topic(session), event }
+}
+
+async fn next(subscriber: &mut Subscriber) -> Received {
+    timeout(PATIENCE, subscriber.recv()).await.expect("something to be received")
+}
+
+/// Reads on until a gap, past whatever was delivered before it.
+async fn gap(subscriber: &mut Subscriber) {
+    while next(subscriber).await != Received::Gap {}
+}
+
+#[tokio::test]
+async fn what_is_published_after_subscribing_arrives() {
+    let bus = bus();
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    for number in 1..=100 {
+        bus.publish(&topic("other"), &status(-number)).await.unwrap();
+        bus.publish(&topic("demo"), &status(number)).await.unwrap();
+    }
+    bus.publish(&topic("demo"), &Event::SessionEnded).await.unwrap();
+    for number in 1..=100 {
+        assert_eq!(next(&mut subscriber).await, event("demo", status(number)));
+    }
+    assert_eq!(next(&mut subscriber).await, event("demo", Event::SessionEnded));
+}
+
+#[tokio::test]
+async fn nothing_of_an_unsubscribed_topic_arrives() {
+    let bus = bus();
+    let mut subscriber = bus.subscriber();
+    for session in ["one", "two"] {
+        subscriber.subscribe(&topic(session)).await;
+    }
+    bus.publish(&topic("one"), &status(1)).await.unwrap();
+    subscriber.unsubscribe(&topic("one")).await;
+    bus.publish(&topic("one"), &status(2)).await.unwrap();
+    bus.publish(&topic("two"), &status(3)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("two", status(3)));
+}
+
+#[tokio::test]
+async fn prefixes_keep_installations_apart() {
+    let (mine, theirs) = (bus(), bus());
+    let mut subscriber = mine.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    theirs.publish(&topic("demo"), &status(1)).await.unwrap();
+    mine.publish(&topic("demo"), &status(2)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", status(2)));
+}
+
+#[tokio::test]
+async fn thousands_of_topics_are_subscribed_again_after_a_killed_connection() {
+    const TOPICS: u32 = 1200;
+    let server = RedisServer::start().await;
+    let bus = bus_at(server.url());
+    let mut subscriber = bus.subscriber();
+    for number in 0..TOPICS {
+        subscriber.subscribe(&topic(&format!("s{number}"))).await;
+    }
+    let client = redis::Client::open(server.url().expose()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let killed: i64 = redis::cmd("CLIENT")
+        .arg(&["KILL", "SKIPME", "yes", "TYPE", "pubsub"])
+        .query_async(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(killed, 1);
+    gap(&mut subscriber).await;
+    for number in [0, 600, TOPICS - 1] {
+        let session = format!("s{number}");
+        bus.publish(&topic(&session), &status(1)).await.unwrap();
+        assert_eq!(next(&mut subscriber).await, event(&session, status(1)));
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_a_gap_and_then_goes_on() {
+    let mut server = RedisServer::start().await;
+    let bus = bus_at(server.url());
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    bus.publish(&topic("demo"), &status(1)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", status(1)));
+
+    server.kill().await;
+    let refused = bus.publish(&topic("demo"), &status(2)).await.unwrap_err();
+    assert_eq!(refused.fault(), FaultKind::Dependency);
+    assert!(bus.check().await.is_err());
+    // Redis is away, so this does not wait for it.
+    subscriber.subscribe(&topic("later")).await;
+
+    server.restart().await;
+    gap(&mut subscriber).await;
+    eventually("publishing works again", async || bus.check().await.is_ok()).await;
+    for session in ["demo", "later"] {
+        bus.publish(&topic(session), &status(3)).await.unwrap();
+        assert_eq!(next(&mut subscriber).await, event(session, status(3)));
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_may_start_before_redis() {
+    let mut server = RedisServer::start().await;
+    server.kill().await;
+    let bus = bus_at(server.url());
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    server.restart().await;
+    assert_eq!(next(&mut subscriber).await, Received::Gap);
+    eventually("publishing works", async || bus.publish(&topic("demo"), &status(1)).await.is_ok()).await;
+    assert_eq!(next(&mut subscriber).await, event("demo", status(1)));
+}
+
+#[tokio::test]
+async fn a_connection_that_freezes_is_noticed() {
+    let url = redis_url();
+    let cable = Cable::to(host(&url)).await;
+    let bus = bus_at(with_address(&url, cable.address()));
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    bus.check().await.unwrap();
+    cable.stall();
+    let before = cable.connections();
+    let refused = bus.publish(&topic("demo"), &status(1)).await;
+    assert!(matches!(refused, Err(BusError::Unavailable(_))), "{refused:?}");
+    // The ping finds out and a second connection is made, which the cable then carries.
+    let mending = async {
+        eventually("the subscriber connects anew", async || cable.connections() > before + 1).await;
+        cable.mend();
+    };
+    let ((), ()) = tokio::join!(gap(&mut subscriber), mending);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_too_slow_gets_one_gap_instead_of_a_backlog() {
+    let bus = bus();
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    for number in 0..event_bus::QUEUE_EVENTS_MAX as i64 + 100 {
+        bus.publish(&topic("demo"), &status(number)).await.unwrap();
+    }
+    gap(&mut subscriber).await;
+    bus.publish(&topic("demo"), &status(-1)).await.unwrap();
+    while next(&mut subscriber).await != event("demo", status(-1)) {}
+}
+
+#[tokio::test]
+async fn recv_and_subscribe_may_be_dropped_half_way() {
+    let bus = bus();
+    let mut subscriber = bus.subscriber();
+    // Each is polled once and dropped.
+    let _unfinished = subscriber.recv().now_or_never();
+    let _unfinished = subscriber.subscribe(&topic("demo")).now_or_never();
+    let _unfinished = subscriber.recv().now_or_never();
+    subscriber.subscribe(&topic("demo")).await;
+    let partial = Partial {
+        session: "demo".parse().unwrap(),
+        utterance: UtteranceId { stream: StreamId(uuid::Uuid::nil()), number: 1 },
+        speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
+        text: "hello".to_owned(),
+        stable: 2,
+        language: None,
+        start: Samples(0),
+        end: Samples(10),
+        at: Timestamp(0),
+    };
+    let said = Event::Caption(Caption::Partial(partial));
+    bus.publish(&topic("demo"), &said).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", said));
+}
+
+#[tokio::test]
+async fn messages_of_others_are_skipped() {
+    let settings = redis_settings();
+    let bus = EventBus::connect(&settings).unwrap();
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    let client = redis::Client::open(settings.url.expose()).unwrap();
+    let mut stranger = client.get_multiplexed_async_connection().await.unwrap();
+    let channel = format!("{}:topic:session:demo", settings.prefix);
+    for message in [r#"{"v":9}"#, "\u{0}", r#"{"v":1,"topic":"session:demo","kind":"dance","payload":1}"#] {
+        redis::cmd("PUBLISH").arg(&channel).arg(message).exec_async(&mut stranger).await.unwrap();
+    }
+    bus.publish(&topic("demo"), &status(1)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", status(1)));
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_without_repeating_it() {
+    let settings = BusSettings { url: "redis:/hunter2".into(), prefix: "p".to_owned() };
+    let error = EventBus::connect(&settings).err().unwrap();
+    assert_eq!(error, BusError::Address);
+    assert!(!error.to_string().contains("hunter2"));
+}

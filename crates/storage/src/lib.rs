@@ -1,0 +1,98 @@
+//! Postgres: sessions, streams, transcripts and the outbox. The only crate that speaks SQL.
+//!
+//! This changes when what is kept, or how, changes. It must not know who asks: no sockets, no gRPC, no Redis. Times
+//! and ids are arguments, what is not found is `Ok(None)`, and every operation is over, one way or the other, within
+//! [`OPERATION_LIMIT`] plus the wait for a connection.
+//!
+//! Invariant: a final, its place in the topic and its announcement are one transaction
+//! ([`Storage::record_final`]); whoever sees sequence N can read every sequence before it.
+
+mod columns;
+mod connection;
+mod error;
+mod migrations;
+mod outbox_rows;
+mod sessions;
+mod streams;
+mod transcripts;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, Pool, Runtime};
+use settings::{Reader, Secret};
+use tokio_postgres::NoTls;
+
+pub use connection::{OPERATION_LIMIT, STATEMENT_SECONDS};
+pub use error::{FAILURES_TOTAL, StorageError};
+pub use migrations::schema_fingerprint;
+pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
+pub use sessions::{Session, SessionStatus};
+pub use streams::{NewStream, OpenStream};
+pub use transcripts::{NewFinal, Recorded};
+
+/// How to reach Postgres.
+#[derive(Debug, Clone)]
+pub struct StorageSettings {
+    /// `postgres://user:password@host:port/database`.
+    pub url: Secret,
+    /// Most connections this process holds; more callers than that wait for `connect_timeout`.
+    pub connections_max: usize,
+    /// Longest wait for a connection, new or from the pool.
+    pub connect_timeout: Duration,
+}
+
+impl StorageSettings {
+    /// Reads `DATABASE_URL`, `DATABASE_CONNECTIONS` (default 10) and `DATABASE_CONNECT_MS` (default 3000). `None` when
+    /// the URL is missing, which the reader then reports.
+    pub fn read(reader: &mut Reader) -> Option<Self> {
+        let url: Option<Secret> =
+            reader.required("DATABASE_URL", "postgres://user:password@host:port/database");
+        let connections_max = reader.or("DATABASE_CONNECTIONS", 10_usize, "a number of connections");
+        let connect_timeout = reader.millis("DATABASE_CONNECT_MS", Duration::from_secs(3));
+        let settings = Self { url: url?, connections_max, connect_timeout };
+        if connection::config(&settings).is_err() {
+            reader.problem("DATABASE_URL", "expected postgres://user:password@host:port/database");
+        }
+        Some(settings)
+    }
+}
+
+/// A pool of connections to one database. Cheap to clone.
+#[derive(Clone)]
+pub struct Storage {
+    pool: Pool,
+}
+
+impl Storage {
+    /// Prepares the pool. Connects on first use, so Postgres need not be up.
+    ///
+    /// # Errors
+    /// [`StorageError::Address`] when the URL cannot be parsed.
+    pub fn connect(settings: &StorageSettings) -> Result<Self, StorageError> {
+        let config = connection::config(settings)?;
+        let pool = Pool::builder(Manager::new(config, NoTls))
+            .max_size(settings.connections_max.max(1))
+            .wait_timeout(Some(settings.connect_timeout))
+            .create_timeout(Some(settings.connect_timeout))
+            .recycle_timeout(Some(settings.connect_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| {
+                StorageError::Defect(format!("the pool of connections cannot be built: {error}"))
+            })?;
+        Ok(Self { pool })
+    }
+}
+
+/// Registers this crate's metrics at zero.
+pub fn describe_metrics() {
+    metrics::describe_histogram!(
+        STATEMENT_SECONDS,
+        metrics::Unit::Seconds,
+        "Time of one operation on Postgres without the wait for a connection"
+    );
+    metrics::describe_counter!(FAILURES_TOTAL, "Operations on Postgres that failed, by what went wrong");
+    for reason in error::REASONS {
+        metrics::counter!(FAILURES_TOTAL, "reason" => reason).absolute(0);
+    }
+}

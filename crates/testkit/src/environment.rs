@@ -1,0 +1,22 @@
+//! The one place that reads the environment.
+
+use settings::Secret;
+
+/// A Postgres server on which databases may be made and dropped, as a URL of one that exists.
+pub(crate) const DATABASE_URL: &str = "PARLEY_TEST_DATABASE_URL";
+
+/// A Redis server that tests share; each has its own prefix.
+pub(crate) const REDIS_URL: &str = "PARLEY_TEST_REDIS_URL";
+
+#[track_caller]
+pub(crate) fn required(name: &str) -> Secret {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests are told where their servers are by the environment alone"
+    )]
+    let value = std::env::var(name);
+    match value {
+        Ok(value) if !value.is_empty() => value.into(),
+        _ => panic!("{name} is not set: run `make test`, or `make services` and what it prints"),
+    }
+}

@@ -1,0 +1,32 @@
+//! What tests need from the world: databases, Redis, nginx, cables to cut, tokens, recordings and patience.
+//!
+//! Everything here panics with a clear message instead of returning errors, and cleans up when it is dropped. It
+//! knows how services are reached, never what they should answer. Changes when the tests need another part of the
+//! world.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot have its world must say so and fail"
+)]
+
+mod address;
+mod cable;
+mod database;
+mod environment;
+mod nginx;
+mod patience;
+mod recordings;
+mod redis_server;
+mod scratch_folder;
+pub mod tokens;
+#[expect(clippy::indexing_slicing, reason = "a row of the edit table has one cell more than there are words")]
+pub mod wer;
+
+pub use address::{free_port, host, with_address};
+pub use cable::Cable;
+pub use database::Database;
+pub use nginx::{HandshakeLimit, Nginx};
+pub use patience::{Outcome, PATIENCE, eventually};
+pub use recordings::{Recording, recording, recordings};
+pub use redis_server::{RedisServer, redis_prefix, redis_settings, redis_url};
+pub use scratch_folder::ScratchFolder;

@@ -1,0 +1,142 @@
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tokio::net::TcpStream;
+
+use crate::{ScratchFolder, eventually, free_port};
+
+/// The real nginx with the project's configuration, in front of one or more edges.
+pub struct Nginx {
+    /// Plain port.
+    pub http_port: u16,
+    /// TLS port, with a certificate that nobody signed.
+    pub https_port: u16,
+    folder: ScratchFolder,
+    process: Child,
+}
+
+/// How many new sockets one address may open.
+#[derive(Debug, Clone, Copy)]
+pub struct HandshakeLimit {
+    /// A second, on average.
+    pub rate: u32,
+    /// At once, above the rate.
+    pub burst: u32,
+}
+
+impl HandshakeLimit {
+    /// More than a test opens.
+    pub const NONE: Self = Self { rate: 100_000, burst: 100_000 };
+}
+
+impl Nginx {
+    /// Starts it in front of the edges at these ports of the loopback interface and waits until it listens.
+    ///
+    /// # Panics
+    /// When there is no `nginx` or `openssl`, or nginx does not start; with its log.
+    pub async fn start(edge_ports: &[u16], limit: HandshakeLimit) -> Self {
+        let folder = ScratchFolder::new("nginx");
+        let path = folder.path();
+        let (http_port, https_port) = (free_port(), free_port());
+        certificate(path);
+        let configuration = path.join("nginx.conf");
+        std::fs::write(&configuration, render(path, http_port, https_port, edge_ports, limit))
+            .expect("a configuration that can be written");
+        let log = std::fs::File::create(path.join("stderr.log")).expect("a log that can be written");
+        let process = Command::new("nginx")
+            .args(["-g", "daemon off;", "-c"])
+            .arg(&configuration)
+            .arg("-p")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("nginx to be installed");
+        let mut nginx = Self { http_port, https_port, folder, process };
+        eventually("nginx listens", async || {
+            if let Ok(Some(status)) = nginx.process.try_wait() {
+                panic!("nginx ended with {status}: {}", nginx.everything_it_said());
+            }
+            TcpStream::connect(("127.0.0.1", https_port)).await.is_ok()
+        })
+        .await;
+        nginx
+    }
+
+    /// One JSON line per finished request.
+    pub fn access_log(&self) -> PathBuf {
+        self.folder.path().join("access.log")
+    }
+
+    /// Everything in its error log and on its standard error.
+    pub fn everything_it_said(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        read("stderr.log") + &read("error.log")
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // SIGKILL would leave its workers behind.
+        let _asked = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        let _ended = self.process.wait();
+    }
+}
+
+fn render(
+    folder: &Path,
+    http_port: u16,
+    https_port: u16,
+    edge_ports: &[u16],
+    limit: HandshakeLimit,
+) -> String {
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nginx/parley.conf.template");
+    let template = std::fs::read_to_string(template).expect("nginx/parley.conf.template");
+    let file = |name: &str| folder.join(name).display().to_string();
+    let edges = edge_ports.iter().fold(String::new(), |mut edges, port| {
+        let _infallible = write!(edges, "server 127.0.0.1:{port};");
+        edges
+    });
+    let values = [
+        ("@WORKERS@", "1".to_owned()),
+        ("@RUN_DIR@", folder.display().to_string()),
+        ("@ERROR_LOG@", file("error.log")),
+        ("@ACCESS_LOG@", file("access.log")),
+        ("@LISTEN_ADDR@", "127.0.0.1".to_owned()),
+        ("@HTTP_PORT@", http_port.to_string()),
+        ("@HTTPS_PORT@", https_port.to_string()),
+        ("@TLS_CERT@", file("certificate.pem")),
+        ("@TLS_KEY@", file("key.pem")),
+        ("@EDGE_SERVERS@", edges),
+        ("@TRUSTED_PROXIES@", String::new()),
+        ("@HANDSHAKE_RATE@", limit.rate.to_string()),
+        ("@HANDSHAKE_BURST@", limit.burst.to_string()),
+    ];
+    // The comment at the top names the placeholders and is replaced along with them, on one line each.
+    values.iter().fold(template, |text, (name, value)| text.replace(name, value))
+}
+
+fn certificate(folder: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args([
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ])
+        .arg("-keyout")
+        .arg(folder.join("key.pem"))
+        .arg("-out")
+        .arg(folder.join("certificate.pem"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl to be installed");
+    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+}
