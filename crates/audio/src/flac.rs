@@ -105,6 +105,9 @@ impl Flac {
                 if rest.starts_with(b"fLaC") {
                     return Ok(Some(Part::Mark));
                 }
+                if b"fLaC".starts_with(rest) {
+                    return Ok(None);
+                }
                 match FrameHeader::read(rest) {
                     Found::Header(header) => Ok(Some(Part::Frame { header, seen: 0, crc: 0 })),
                     Found::Unclear => Ok(None),
