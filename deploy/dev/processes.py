@@ -181,15 +181,18 @@ class Processes:
     def stop_all(self) -> None:
         """Stops the children one after the other, last started first, each in its own way and within its time."""
         self.stopping = True
+        if self.children and not self.quiet:
+            say("\nstopping (Ctrl-C once more: at once)" if self.asked_at else "\nstopping")
         for child in reversed(self.children):
             if child.ended() is not None:
                 continue
             child.send(child.stop_signal)
-            give_up = time.monotonic() + child.grace_seconds
+            begun = time.monotonic()
             while child.ended() is None:
                 # Postgres is never killed out of impatience: its next start would have to recover.
-                hurry = self.impatient() and child.stop_signal == signal.SIGTERM
-                if time.monotonic() > give_up or hurry:
+                waited = time.monotonic() - begun
+                hurry = self.impatient() and waited > 1.0 and child.stop_signal == signal.SIGTERM
+                if waited > child.grace_seconds or hurry:
                     say(f"{child.name} did not stop in time and is killed" if not hurry else f"killing {child.name}")
                     child.send(signal.SIGKILL)
                     child.process.wait()
