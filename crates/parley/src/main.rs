@@ -1,0 +1,74 @@
+//! The command line: tokens, streaming a recording or a microphone, following a session, exporting a transcript,
+//! migrating the database.
+//!
+//! This changes when what a person types does. It knows the wire only as any client does, through the documented
+//! protocol, and the database only through `storage`; it must not know how a service works inside.
+
+mod backoff;
+mod cues;
+mod door;
+mod export;
+mod failure;
+mod message;
+mod migrate;
+mod screen;
+mod sequences;
+mod signals;
+mod sound;
+mod source;
+mod span;
+mod stream;
+mod tail;
+mod token;
+mod trouble;
+mod uplink;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  parley stream talk.wav --session demo --realtime
+  arecord -q -f S16_LE -r 16000 -c 1 -t raw | parley stream - --session demo
+  ffmpeg -v error -i talk.m4a -f wav - | parley stream - --session demo
+  parley tail --session demo
+  parley export --session demo --format srt --output demo.srt
+  parley token --session demo --identity alice --ttl 8h
+
+Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
+TRANSCRIPTION_JWT_SECRET signs tokens, DATABASE_URL is Postgres (export, migrate).
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.";
+
+/// Live captions from the command line.
+#[derive(Parser)]
+#[command(name = "parley", version, after_help = EXAMPLES, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Token(token::Args),
+    Stream(stream::Args),
+    Tail(tail::Args),
+    Export(export::Args),
+    Migrate(migrate::Args),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Token(args) => token::run(&args),
+        Command::Stream(args) => stream::run(args).await,
+        Command::Tail(args) => tail::run(args).await,
+        Command::Export(args) => export::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

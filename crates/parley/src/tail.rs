@@ -1,0 +1,192 @@
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use jiff::tz::TimeZone;
+use model::Timestamp;
+use tokio::time::sleep_until;
+use tungstenite::{Error, Message};
+
+use crate::{
+    backoff::{Backoff, chance},
+    door::{Door, DoorArgs, Socket},
+    failure::Failure,
+    message::{Caption, Fault, FromServer},
+    screen::{Screen, printable},
+    sequences::Sequences,
+    signals::Signals,
+    token::Scope,
+    trouble::{Remedy, Trouble},
+};
+
+/// A server pings every 15 s; when nothing came for three of them, it is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(45);
+
+/// Follow the captions of a session.
+///
+/// Until Ctrl-C: finished ones as lines, open ones rewritten in place when standard output is a terminal.
+/// A lost connection is made again for as long as it takes, and what was missed meanwhile is printed first; nothing
+/// is printed twice.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  parley tail --session demo
+  parley tail --session demo --since 0 | tee demo.txt      everything from the first caption on
+  parley tail --session demo --json | jq -r 'select(.isFinal).text'")]
+pub struct Args {
+    #[command(flatten)]
+    door: DoorArgs,
+    /// Print stored captions with a sequence above N first; 0 for all.
+    #[arg(long, value_name = "N")]
+    since: Option<u64>,
+    /// Print every caption, partial or final, as the JSON object that the server sent.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Follows until Ctrl-C.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let door = args.door.resolve(Scope::Follow)?;
+    let mut signals = Signals::catch()?;
+    let mut following = Following {
+        screen: Screen::new(!args.json),
+        json: args.json,
+        live_only: args.since.is_none(),
+        sequences: Sequences::after(args.since),
+        began: None,
+        backoff: Backoff::default(),
+    };
+    tokio::select! {
+        failure = following.forever(&door) => {
+            following.screen.close_all();
+            Err(failure)
+        }
+        () = signals.next() => {
+            following.screen.close_all();
+            Ok(())
+        }
+    }
+}
+
+struct Following {
+    screen: Screen,
+    json: bool,
+    /// Nothing from before the first connection is wanted.
+    live_only: bool,
+    sequences: Sequences,
+    /// When the first connection was made, by the server's clock.
+    began: Option<Timestamp>,
+    backoff: Backoff,
+}
+
+impl Following {
+    /// Connects again and again; returns only what trying again cannot mend.
+    async fn forever(&mut self, door: &Door) -> Failure {
+        loop {
+            let trouble = match self.connection(door).await {
+                Failure::Connection(trouble) => trouble,
+                failure => return failure,
+            };
+            let asked = match trouble.remedy {
+                Remedy::Stop => return trouble.into(),
+                Remedy::NewToken if !door.renews_tokens() => {
+                    return Trouble::lasting(format!("{trouble}; give a new one with --token")).into();
+                }
+                Remedy::NewToken => None,
+                Remedy::Retry(asked) => asked,
+            };
+            let wait = self.backoff.next(asked, chance());
+            self.screen.close_all();
+            self.screen.remark(&format!("{trouble}; trying again in {:.1} s", wait.as_secs_f64()));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One connection; returns why it ended.
+    async fn connection(&mut self, door: &Door) -> Failure {
+        // A session whose captions nobody has seen yet: ask for all and skip those from before the beginning.
+        let since = self.sequences.since().or(self.began.map(|_| 0));
+        match door.open(since).await {
+            Ok(socket) => self.read(socket).await.unwrap_or_else(|failure| failure),
+            Err(trouble) => trouble.into(),
+        }
+    }
+
+    async fn read(&mut self, mut socket: Socket) -> Result<Failure, Failure> {
+        let mut heard = Instant::now();
+        let mut fault: Option<Fault> = None;
+        let mut retry_after = None;
+        loop {
+            let message = tokio::select! {
+                message = socket.next() => message,
+                () = sleep_until((heard + SILENCE_LIMIT).into()) => Some(Err(Error::ConnectionClosed)),
+            };
+            heard = Instant::now();
+            let text = match message {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Close(frame))) => {
+                    let (code, reason) = frame.map_or((1005, String::new()), |frame| {
+                        (u16::from(frame.code), frame.reason.as_str().to_owned())
+                    });
+                    return Ok(Trouble::closed(code, &reason, fault.as_ref(), retry_after).into());
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => return Ok(Trouble::lost(&error, fault.as_ref(), retry_after).into()),
+                None => return Ok(Trouble::closed(1006, "", fault.as_ref(), retry_after).into()),
+            };
+            // What cannot be read is of a newer server, or of none of our business.
+            let Ok(message) = serde_json::from_str(text.as_str()) else { continue };
+            match message {
+                FromServer::Connected { ts } => {
+                    self.began = self.began.or(ts.map(Timestamp));
+                    self.backoff.reset();
+                }
+                FromServer::TranscriptPartial(caption) => self.caption(&caption, false, &text)?,
+                FromServer::TranscriptFinal(caption) => self.caption(&caption, true, &text)?,
+                FromServer::Transcript(caption) => self.caption(&caption, caption.is_final, &text)?,
+                FromServer::Error(said) => {
+                    self.screen.remark(&format!("the server says: {}", printable(&said.message)));
+                    fault = Some(said);
+                }
+                FromServer::Warning { message } => {
+                    self.screen.remark(&format!("the server warns: {}", printable(&message)));
+                }
+                FromServer::Reconnect { retry_after_ms } => {
+                    retry_after = retry_after_ms.map(Duration::from_millis).or(retry_after);
+                }
+                FromServer::Initialized { .. }
+                | FromServer::Ack { .. }
+                | FromServer::Stopped { .. }
+                | FromServer::Other => {}
+            }
+        }
+    }
+
+    fn caption(&mut self, caption: &Caption, is_final: bool, raw: &str) -> io::Result<()> {
+        if is_final && !caption.sequence.is_none_or(|sequence| self.sequences.note(sequence)) {
+            return Ok(());
+        }
+        let at = caption.ts.map(Timestamp);
+        if self.live_only && is_final && at.zip(self.began).is_some_and(|(at, began)| at < began) {
+            return Ok(());
+        }
+        if self.json {
+            // Line breaks can stand between the tokens of JSON only, where a space is as good.
+            return self.screen.line(&raw.replace(['\n', '\r'], " "));
+        }
+        if !is_final {
+            let stable = caption.stable.unwrap_or(0);
+            self.screen.partial(&caption.utterance_id, caption.who(), &caption.text, stable);
+            return Ok(());
+        }
+        self.screen.close(&caption.utterance_id);
+        let time = at.map_or_else(String::new, |at| {
+            at.to_jiff().to_zoned(TimeZone::system()).strftime("%H:%M:%S  ").to_string()
+        });
+        let who =
+            if caption.who().is_empty() { String::new() } else { format!("{}: ", printable(caption.who())) };
+        self.screen.line(&format!("{time}{who}{}", printable(caption.text.trim())))
+    }
+}

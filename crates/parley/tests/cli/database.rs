@@ -1,0 +1,78 @@
+//! `parley migrate` and `parley export` against a real Postgres.
+
+use model::{Clock, Samples, Speaker, StreamId, UtteranceId, Word};
+use storage::{NewFinal, NewStream, Recorded, Storage};
+use testkit::Database;
+
+use crate::scripted::{Said, folder, parley, soon};
+
+async fn with_database(database: &Database, arguments: &[&str]) -> Said {
+    soon(parley(arguments).env("DATABASE_URL", database.url().expose()).output()).await.unwrap().into()
+}
+
+/// Stores what somebody said from the start of a stream of their own.
+async fn say(storage: &Storage, session: &str, who: &str, text: &str) -> StreamId {
+    let now = Clock::system().now();
+    let session = session.parse().unwrap();
+    let speaker = Speaker { identity: who.parse().unwrap(), name: None };
+    let id = StreamId(uuid::Uuid::new_v4());
+    let stream = NewStream { id, session, speaker: speaker.clone(), started_at: now, now };
+    let open = storage.open_stream(&stream).await.unwrap();
+    let (start, end) = (Samples(0), Samples::from_millis(1500));
+    let segment = NewFinal {
+        session_id: open.session_id,
+        session: stream.session,
+        epoch: open.epoch,
+        utterance: UtteranceId { stream: id, number: open.next_utterance },
+        speaker,
+        text: text.to_owned(),
+        language: Some("en".to_owned()),
+        start,
+        end,
+        words: vec![Word { text: text.to_owned(), start, end }],
+        at: now,
+    };
+    assert!(matches!(storage.record_final(&segment).await.unwrap(), Recorded::Stored(_)));
+    id
+}
+
+#[tokio::test]
+async fn migrate_brings_the_schema_once_and_says_so() {
+    let database = Database::unmigrated().await;
+    let early = with_database(&database, &["export", "--session", "demo", "--format", "txt"]).await;
+    assert_eq!(early.code, Some(1));
+    assert!(early.err.contains("run `parley migrate`"), "{}", early.err);
+    let first = with_database(&database, &["migrate"]).await;
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    assert!(first.out.starts_with("migrated: the schema is there, at version "), "{}", first.out);
+    let second = with_database(&database, &["migrate"]).await;
+    assert_eq!(
+        (second.code, second.out.as_str()),
+        (Some(0), "migrated: the schema is up to date, nothing to do\n")
+    );
+}
+
+#[tokio::test]
+async fn export_writes_what_is_stored() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let hello = say(&storage, "demo", "alice", "Hello.").await;
+    let output = folder().join("demo.srt");
+    let arguments = ["export", "--session", "demo", "--format", "srt", "--output", output.to_str().unwrap()];
+    let said = with_database(&database, &arguments).await;
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""), "{}", said.err);
+    assert_eq!(std::fs::read_to_string(output).unwrap(), "1\n00:00:00,000 --> 00:00:01,500\nHello.\n\n");
+
+    say(&storage, "demo", "bob", "Hi.").await;
+    let said = with_database(&database, &["export", "--session", "demo", "--format", "txt"]).await;
+    assert_eq!(said.out, "alice: Hello.\nbob: Hi.\n");
+    let said = with_database(
+        &database,
+        &["export", "--session", "demo", "--format", "txt", "--stream", &hello.to_string()],
+    )
+    .await;
+    assert_eq!(said.out, "alice: Hello.\n");
+    let said = with_database(&database, &["export", "--session", "nobody", "--format", "json"]).await;
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
+    assert!(said.err.contains("no captions are stored for session nobody"), "{}", said.err);
+}

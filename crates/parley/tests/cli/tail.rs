@@ -1,0 +1,71 @@
+//! `parley tail` against a scripted server.
+
+use crate::scripted::{Server, caption, end, line, parley, signal};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+#[tokio::test]
+async fn nothing_is_missed_or_doubled_over_a_reconnect() {
+    let server = Server::start().await;
+    let mut child =
+        parley(&["tail", "--session", "demo", "--since", "3", "--url", &server.url]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut peer = server.accept().await;
+    assert!(peer.request.ends_with("&since=3"), "{}", peer.request);
+    peer.say(json!({"type":"connected","ts":1})).await;
+    peer.say(caption("transcript_final", "s", 4, 4, 0.0, "Four.")).await;
+    peer.say(caption("transcript_partial", "s", 5, 0, 0.0, "Fi")).await;
+    peer.say(caption("transcript_final", "s", 6, 6, 0.0, "Six.")).await;
+    line(&mut lines, "Alice: Four.").await;
+    line(&mut lines, "Alice: Six.").await;
+    peer.say(json!({"type":"reconnect","retryAfterMs":1})).await;
+    peer.close(1001, "Server is restarting, reconnect").await;
+
+    let mut peer = server.accept().await;
+    assert!(peer.request.ends_with("&since=4"), "the hole is asked for again: {}", peer.request);
+    peer.say(caption("transcript_final", "s", 5, 5, 0.0, "Five.")).await;
+    peer.say(caption("transcript_final", "s", 6, 6, 0.0, "Six.")).await;
+    peer.say(caption("transcript_final", "s", 7, 7, 0.0, "Seven.")).await;
+    line(&mut lines, "Alice: Five.").await;
+    line(&mut lines, "Alice: Seven.").await;
+    signal(&child, "TERM").await;
+    let said = end(child).await;
+    assert_eq!(said.code, Some(0));
+    assert!(said.err.contains("the server is going away"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn without_since_only_what_is_new_is_printed_even_after_a_silent_start() {
+    let server = Server::start().await;
+    let mut child = parley(&["tail", "--session", "demo", "--json", "--url", &server.url]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut peer = server.accept().await;
+    assert!(!peer.request.contains("since"), "{}", peer.request);
+    peer.say(json!({"type":"connected","ts":1_700_000_000_000_u64})).await;
+    peer.sound_before_pong().await;
+    drop(peer);
+
+    let mut peer = server.accept().await;
+    assert!(peer.request.ends_with("&since=0"), "{}", peer.request);
+    peer.say(json!({"type":"connected","ts":1_700_000_009_000_u64})).await;
+    let mut old = caption("transcript_final", "s", 1, 1, 0.0, "Yesterday.");
+    old["ts"] = 1_699_999_999_999_u64.into();
+    peer.say(old).await;
+    peer.say(caption("transcript_final", "s", 2, 2, 0.0, "Meanwhile.")).await;
+    line(&mut lines, "\"Meanwhile.\"").await;
+    peer.close(1008, "Invalid or expired transcription token").await;
+    let said = end(child).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("parley token"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let server = Server::start().await;
+    let mut child = parley(&["tail", "--session", "demo", "--url", &server.url]).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut peer = server.accept().await;
+    peer.say(caption("transcript_final", "s", 1, 1, 0.0, "One.")).await;
+    let said = end(child).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
+}
