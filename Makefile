@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  Settings, in the environment or in .env: DEMO=0 (no recording), HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, HANDSHAKES_PER_SECOND, …'
+	@echo '  `DEMO=0 make run` plays no recording. Settings, in the environment or in .env: HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, HANDSHAKES_PER_SECOND, …'
 
 # Its last line is one command and no shell, so that a signal make passes on reaches the launcher.
 run: announce setup model build ## Run everything on this machine and caption a recording, until Ctrl-C
