@@ -126,7 +126,7 @@ async fn copy(
 ) {
     let mut buffer = [0; BUFFER_BYTES];
     while let Ok(length @ 1..) = reader.read(&mut buffer).await {
-        let flowing = state.wait_for(|state| *state != State::Stalled).await.is_ok();
+        let flowing = state.wait_for(|state| *state == State::Whole).await.is_ok();
         let Some(bytes) = buffer.get(..length).filter(|_| flowing) else { return };
         if writer.write_all(bytes).await.is_err() {
             return;

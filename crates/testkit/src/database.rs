@@ -118,11 +118,11 @@ async fn template() -> String {
             let found = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name]).await;
             found.expect("the list of databases").is_some()
         };
+        drop_stale(&client, stale).await;
         if exists().await {
             return;
         }
         run(&client, &format!("SELECT pg_advisory_lock({TEMPLATE_LOCK})")).await;
-        drop_stale(&client, stale).await;
         if exists().await {
             return;
         }
