@@ -1,0 +1,139 @@
+//! Finals of one stream on their way into Postgres: in order, until each is stored.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
+
+use model::{Clock, Samples, SessionId, Speaker, StreamId, UtteranceId, Word};
+use outbox::Bell;
+use rpc::Source;
+use storage::{NewFinal, OpenStream, Recorded, Storage, StorageError};
+
+/// Wait between attempts while Postgres is away: doubles from the first to the last.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The language that the engine writes.
+const LANGUAGE: &str = "en";
+
+/// The text of a finished utterance, before it is stored.
+pub(crate) struct Utterance {
+    pub(crate) number: u32,
+    pub(crate) text: String,
+    pub(crate) words: Vec<Word>,
+    pub(crate) start: Samples,
+    pub(crate) end: Samples,
+}
+
+/// The finals of one stream that are not stored yet. Bounded by the uplink's window: what is not stored is not
+/// acknowledged, and the source sends no further than that.
+pub(crate) struct Finals {
+    session_id: SessionId,
+    source: Source,
+    epoch: i64,
+    storage: Storage,
+    bell: Bell,
+    clock: Clock,
+    waiting: VecDeque<Waiting>,
+    storing: Option<Pin<Box<dyn Future<Output = Result<Recorded, StorageError>> + Send>>>,
+}
+
+struct Waiting {
+    segment: NewFinal,
+    /// Audio before this is settled even while the final waits.
+    settled: Samples,
+}
+
+impl Finals {
+    pub(crate) fn new(
+        source: &Source,
+        open: &OpenStream,
+        storage: Storage,
+        bell: Bell,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            session_id: open.session_id,
+            source: source.clone(),
+            epoch: open.epoch,
+            storage,
+            bell,
+            clock,
+            waiting: VecDeque::new(),
+            storing: None,
+        }
+    }
+
+    /// Queues a final. `settled` is the position up to which audio was settled before it.
+    pub(crate) fn push(&mut self, utterance: Utterance, settled: Samples) {
+        let segment = NewFinal {
+            session_id: self.session_id,
+            session: self.source.session.clone(),
+            epoch: self.epoch,
+            utterance: UtteranceId { stream: self.source.stream, number: utterance.number },
+            speaker: self.speaker().clone(),
+            text: utterance.text,
+            language: Some(LANGUAGE.to_owned()),
+            start: utterance.start,
+            end: utterance.end,
+            words: utterance.words,
+            at: self.clock.now(),
+        };
+        self.waiting.push_back(Waiting { segment, settled });
+    }
+
+    /// Whether all are stored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How far audio is settled, when the listener has settled it up to `listened`.
+    pub(crate) fn settled(&self, listened: Samples) -> Samples {
+        self.waiting.front().map_or(listened, |first| first.settled.min(listened))
+    }
+
+    pub(crate) fn speaker(&self) -> &Speaker {
+        &self.source.speaker
+    }
+
+    /// Waits until the oldest is stored, trying again while Postgres is away. Pending when there is none.
+    /// Cancel-safe: an attempt under way is continued by the next call.
+    ///
+    /// # Errors
+    /// Another worker has the stream.
+    pub(crate) async fn store_next(&mut self) -> Result<(), StorageError> {
+        let Some(first) = self.waiting.front() else { return std::future::pending().await };
+        let storing = self.storing.get_or_insert_with(|| {
+            Box::pin(store(self.storage.clone(), self.source.stream, first.segment.clone()))
+        });
+        let recorded = storing.await;
+        self.storing = None;
+        if recorded? == Recorded::AlreadyStored {
+            tracing::debug!(stream = %self.source.stream, "a final was stored before");
+        }
+        self.waiting.pop_front();
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Notes the end of the stream, once; a stream whose end could not be noted is closed by idleness.
+    pub(crate) async fn close(&mut self, end: Samples) {
+        let closed = self.storage.close_stream(self.source.stream, self.epoch, end, self.clock.now()).await;
+        if let Err(error) = closed {
+            tracing::warn!(%error, stream = %self.source.stream, "close the stream");
+        }
+    }
+}
+
+async fn store(storage: Storage, stream: StreamId, segment: NewFinal) -> Result<Recorded, StorageError> {
+    let mut pause = BACK_OFF.0;
+    loop {
+        match storage.record_final(&segment).await {
+            Err(StorageError::Superseded | StorageError::Forbidden) => return Err(StorageError::Superseded),
+            Err(error) => {
+                // Whatever it is, the words are still ours to keep.
+                tracing::warn!(%error, %stream, utterance = segment.utterance.number, "store a final; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+            recorded => return recorded,
+        }
+    }
+}

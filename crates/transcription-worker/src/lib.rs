@@ -1,0 +1,133 @@
+//! Hears audio streams over gRPC and turns them into captions.
+//!
+//! This changes when the road of audio inside the worker does. In the order data passes: [`service`](self) takes a
+//! call and admits it, a `stream` task feeds the listener and the engines, `finals` are stored in order and ring
+//! the outbox, `partials` go straight to Redis. It never sees an encoding or a client.
+
+mod finals;
+mod partials;
+mod service;
+mod settings;
+mod stream;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use event_bus::EventBus;
+use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
+use model::Clock;
+use outbox::Relay;
+use rpc::{KEEP_ALIVE, MESSAGE_BYTES_MAX, wire::TranscriptionServer};
+use speech::{EnginePool, ModelFiles, Moonshine, SpeechError};
+use storage::{Storage, StorageError};
+use tonic::transport::{Server, server::TcpIncoming};
+
+pub use settings::WorkerSettings;
+
+use crate::{partials::Partials, service::Service};
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The model is missing or broken.
+    #[error(transparent)]
+    Speech(#[from] SpeechError),
+    /// The database URL is wrong.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The Redis URL is wrong.
+    #[error(transparent)]
+    Bus(#[from] event_bus::BusError),
+    /// A thread could not be started.
+    #[error("start the engines: {0}")]
+    Engines(#[from] tokio::task::JoinError),
+}
+
+/// A worker that serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Running {
+    /// Where gRPC is served.
+    pub address: SocketAddr,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin_address: SocketAddr,
+}
+
+/// Starts a worker inside `life`; returns when it accepts streams.
+///
+/// # Errors
+/// See [`StartError`]. Postgres and Redis need not be up: readiness says so until they are.
+pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) -> Result<Running, StartError> {
+    register_metrics();
+    let storage = Storage::connect(&settings.storage)?;
+    let bus = EventBus::connect(&settings.bus)?;
+    let engines = start_engines(settings).await?;
+
+    let listener = listen("WORKER_PORT", settings.address).await?;
+    let admin = listen("WORKER_METRICS_PORT", settings.admin_address).await?;
+    let running = Running {
+        address: listener.local_addr().unwrap_or(settings.address),
+        admin_address: admin.local_addr().unwrap_or(settings.admin_address),
+    };
+
+    let relay = Relay::new(storage.clone(), bus.clone());
+    let bell = relay.ring();
+    life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
+    let partials = Partials::start(&bus, life);
+    let service = Service::new(settings, storage.clone(), bell, partials, engines, life.clone(), clock);
+
+    let (probed_storage, probed_bus) = (storage, bus);
+    let readiness = Readiness::new(life.draining().clone())
+        .with("postgres", move || {
+            let storage = probed_storage.clone();
+            async move { storage.check().await.map_err(|error| error.to_string()) }
+        })
+        .with("redis", move || {
+            let bus = probed_bus.clone();
+            async move { bus.check().await.map_err(|error| error.to_string()) }
+        });
+    life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
+
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE));
+    let service = TranscriptionServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let draining = life.draining().clone();
+    life.spawn_critical("gRPC server", async move {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        if let Err(error) =
+            server.serve_with_incoming_shutdown(service, incoming, draining.cancelled_owned()).await
+        {
+            tracing::error!(%error, "gRPC server");
+        }
+    });
+    readiness.started();
+    tracing::info!(address = %running.address, "ready");
+    Ok(running)
+}
+
+/// Loads the model on each engine thread; a second or so of work, and off the async threads.
+async fn start_engines(settings: &WorkerSettings) -> Result<Arc<EnginePool>, StartError> {
+    let (threads, model_dir) = (settings.engine_threads, settings.model_dir.clone());
+    let engines = tokio::task::spawn_blocking(move || {
+        let here = std::env::current_dir().unwrap_or_default();
+        let files = ModelFiles::find(model_dir.as_deref(), &here)?;
+        EnginePool::start(threads, move || Ok(Box::new(Moonshine::load(&files, 1)?)))
+    });
+    let engines = engines.await??;
+    tracing::info!(threads, "speech model loaded");
+    Ok(Arc::new(engines))
+}
+
+fn register_metrics() {
+    speech::describe();
+    storage::describe_metrics();
+    event_bus::describe_metrics();
+    outbox::describe_metrics();
+    service::register_metrics();
+    stream::register_metrics();
+    partials::register_metrics();
+}

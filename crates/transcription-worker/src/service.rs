@@ -1,0 +1,247 @@
+//! Takes calls: who may, whether there is room, and the first message.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use auth::ServiceKeys;
+use futures_util::{Stream, stream};
+use lifecycle::Lifecycle;
+use model::{Clock, Samples, StreamId};
+use outbox::Bell;
+use rpc::{
+    INTERNAL_TOKEN, MESSAGES_WAITING_MAX, Source, WireError,
+    wire::{self, Opened, Request as Incoming, Response as Outgoing, TranscribeRequest, TranscribeResponse},
+};
+use speech::EnginePool;
+use storage::{NewStream, Storage, StorageError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{WorkerSettings, finals::Finals, partials::Partials, stream::StreamTask};
+
+/// How long a caller may take to send `open`.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A decode that waits longer than this means that the engines are behind: new streams go elsewhere.
+const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
+
+/// When a refused stream may ask again.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+
+/// Streams that are open now.
+const STREAMS_OPEN: &str = "worker_streams";
+/// Streams by how their opening went.
+const STREAMS_TOTAL: &str = "worker_streams_opened_total";
+/// Values of the label `outcome`.
+const OUTCOMES: [&str; 3] = ["opened", "refused", "failed"];
+
+pub(crate) fn register_metrics() {
+    metrics::describe_gauge!(STREAMS_OPEN, "Streams that are open now");
+    metrics::describe_counter!(STREAMS_TOTAL, "Streams by how their opening went");
+    metrics::gauge!(STREAMS_OPEN).set(0.0);
+    for outcome in OUTCOMES {
+        metrics::counter!(STREAMS_TOTAL, "outcome" => outcome).absolute(0);
+    }
+}
+
+/// The handler of `parley.transcription.v1`.
+pub(crate) struct Service {
+    internal_tokens: ServiceKeys,
+    streams: Arc<Semaphore>,
+    owners: Owners,
+    linger: Duration,
+    storage: Storage,
+    bell: Bell,
+    partials: Partials,
+    engines: Arc<EnginePool>,
+    life: Lifecycle,
+    clock: Clock,
+}
+
+impl Service {
+    pub(crate) fn new(
+        settings: &WorkerSettings,
+        storage: Storage,
+        bell: Bell,
+        partials: Partials,
+        engines: Arc<EnginePool>,
+        life: Lifecycle,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            internal_tokens: settings.internal_tokens.clone(),
+            streams: Arc::new(Semaphore::new(settings.streams_max)),
+            owners: Owners::default(),
+            linger: settings.linger,
+            storage,
+            bell,
+            partials,
+            engines,
+            life,
+            clock,
+        }
+    }
+
+    fn authorize<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let token = request.metadata().get(INTERNAL_TOKEN).and_then(|token| token.to_str().ok());
+        if self.internal_tokens.is_empty() || token.is_some_and(|token| self.internal_tokens.accepts(token)) {
+            return Ok(());
+        }
+        Err(Status::unauthenticated("INTERNAL_TOKEN of caller and worker differ"))
+    }
+
+    fn admit(&self) -> Result<Admission, Status> {
+        if self.life.draining().is_cancelled() {
+            return Err(Status::unavailable("draining"));
+        }
+        let behind = self.engines.load().oldest_wait > DECODE_WAIT_MAX;
+        match self.streams.clone().try_acquire_owned() {
+            Ok(permit) if !behind => Ok(Admission::new(permit)),
+            _ => Err(wire::busy(RETRY_AFTER)),
+        }
+    }
+
+    /// Takes the stream over in the database; from here on nobody else can write to it.
+    async fn take_over(&self, source: &Source, first: Samples) -> Result<(Finals, Samples, u32), Status> {
+        let row = NewStream {
+            id: source.stream,
+            session: source.session.clone(),
+            speaker: source.speaker.clone(),
+            started_at: source.started_at,
+            now: self.clock.now(),
+        };
+        let open = self.storage.open_stream(&row).await.map_err(|error| storage_status(&error))?;
+        let finals = Finals::new(source, &open, self.storage.clone(), self.bell.clone(), self.clock.clone());
+        Ok((finals, first.max(open.stored_end), open.next_utterance))
+    }
+}
+
+fn storage_status(error: &StorageError) -> Status {
+    wire::status(error.fault(), error.to_string())
+}
+
+#[tonic::async_trait]
+impl wire::Transcription for Service {
+    type TranscribeStream = Pin<Box<dyn Stream<Item = Result<TranscribeResponse, Status>> + Send>>;
+
+    async fn transcribe(
+        &self,
+        request: Request<Streaming<TranscribeRequest>>,
+    ) -> Result<Response<Self::TranscribeStream>, Status> {
+        self.authorize(&request)?;
+        let admission = self.admit().inspect_err(|_| count("refused"))?;
+        let mut incoming = request.into_inner();
+        let (source, first) = first_message(&mut incoming).await?;
+        let ownership = self.owners.own(source.stream);
+        let taken = self.take_over(&source, first).await;
+        let (finals, resume_at, next_utterance) = taken.inspect_err(|_| count("failed"))?;
+        count("opened");
+
+        let (outgoing, responses) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let opened = Outgoing::Opened(Opened { resume_at: resume_at.0 });
+        // The channel was just made and has room.
+        let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(opened) }));
+        let task = StreamTask::new(
+            source,
+            resume_at,
+            next_utterance,
+            finals,
+            self.partials.clone(),
+            self.engines.clone(),
+            self.clock.clone(),
+        );
+        let (life, linger) = (self.life.clone(), self.linger);
+        self.life.spawn(async move {
+            let _admission = admission;
+            task.run(incoming, outgoing, &life, ownership, linger).await;
+        });
+        let responses = stream::unfold(responses, |mut responses| async move {
+            responses.recv().await.map(|response| (response, responses))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+async fn first_message(incoming: &mut Streaming<TranscribeRequest>) -> Result<(Source, Samples), Status> {
+    let first = tokio::time::timeout(OPEN_LIMIT, incoming.message()).await;
+    match first.map_err(|_| WireError::Order("no open within 5 s"))?? {
+        Some(TranscribeRequest { message: Some(Incoming::Open(open)) }) => {
+            let (source, first) = Source::from_open(open)?;
+            match source.language.as_deref() {
+                None => {}
+                Some(language) if speaks(language) => {}
+                Some(_) => return Err(Status::invalid_argument("language: this worker serves en")),
+            }
+            Ok((source, first))
+        }
+        _ => Err(WireError::Order("the first message must be open").into()),
+    }
+}
+
+/// Whether the engine knows a language (BCP 47, any region).
+fn speaks(language: &str) -> bool {
+    language.split('-').next().is_some_and(|primary| primary.eq_ignore_ascii_case("en"))
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!(STREAMS_TOTAL, "outcome" => outcome).increment(1);
+}
+
+/// A place among the streams of this worker.
+struct Admission(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
+
+impl Admission {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        metrics::gauge!(STREAMS_OPEN).increment(1.0);
+        Self(permit)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        metrics::gauge!(STREAMS_OPEN).decrement(1.0);
+    }
+}
+
+/// Which call of this process has which stream, so that a newer call ends the older one at once instead of at its
+/// next write.
+#[derive(Clone, Default)]
+struct Owners(Arc<Mutex<HashMap<StreamId, CancellationToken>>>);
+
+/// A call's hold on a stream.
+pub(crate) struct Ownership {
+    owners: Owners,
+    stream: StreamId,
+    lost: CancellationToken,
+}
+
+impl Owners {
+    fn own(&self, stream: StreamId) -> Ownership {
+        let lost = CancellationToken::new();
+        let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(older) = owners.insert(stream, lost.clone()) {
+            older.cancel();
+        }
+        Ownership { owners: self.clone(), stream, lost }
+    }
+}
+
+impl Ownership {
+    /// Cancelled when a newer call has the stream.
+    pub(crate) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        if !self.lost.is_cancelled() {
+            self.owners.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.stream);
+        }
+    }
+}
