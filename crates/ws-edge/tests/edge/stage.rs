@@ -54,6 +54,7 @@ impl Setup {
             ("REDIS_URL", bus.url.expose()),
             ("REDIS_PREFIX", &bus.prefix),
             ("DRAIN_SPREAD_MS", "50"),
+            ("LOG_FORMAT", "human"),
             ("DATABASE_CONNECTIONS", "4"),
         ] {
             setup = setup.set(name, value);
@@ -68,12 +69,16 @@ impl Setup {
     }
 
     pub async fn start(self) -> Stage {
-        testkit_telemetry();
         let life = Lifecycle::default();
         let worker_life = Lifecycle::default();
         let (worker, address) = Worker::start(&worker_life).await;
         let setup = self.set("TRANSCRIPTION_WORKERS", &format!("http://{address}"));
         let settings = EdgeSettings::read(settings::of(setup.pairs)).unwrap();
+        // What the edge logs is shown when a test fails, and so should be what the test says: the service's own
+        // hook keeps that out of logs.
+        let hook = std::panic::take_hook();
+        telemetry::init("ws-edge", settings.telemetry());
+        std::panic::set_hook(hook);
         let running = ws_edge::start(&settings, &life, Clock::system()).await.unwrap();
         Stage {
             life,
@@ -87,11 +92,6 @@ impl Setup {
             _database: setup.database,
         }
     }
-}
-
-/// Metrics are one per process, and so shared by the tests that run in one.
-fn testkit_telemetry() {
-    telemetry::Metrics::install();
 }
 
 impl Stage {
