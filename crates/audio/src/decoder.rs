@@ -93,10 +93,18 @@ impl Decoder {
     }
 
     fn remember(&mut self, result: Result<(), AudioError>) -> Result<(), AudioError> {
-        if let (Err(error), false) = (result, matches!(self.state, State::Reading(Encoding::Opus, _))) {
+        // Packets of raw Opus stand for themselves, and a message that was not looked at spoils nothing.
+        let spoils = |error| !matches!(error, AudioError::MessageTooLarge(_)) && !self.reads_packets();
+        if let Err(error) = result
+            && spoils(error)
+        {
             self.state = State::Failed(error);
         }
         result
+    }
+
+    fn reads_packets(&self) -> bool {
+        matches!(self.state, State::Reading(Encoding::Opus, _))
     }
 }
 

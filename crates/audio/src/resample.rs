@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_does_not_drift() {
+    fn ten_minutes_do_not_drift() {
         for rate in [11_025, 44_100, 48_000] {
             let mut resampler = Resampler::new(rate).unwrap();
             let (mut out, mut total) = (Vec::new(), 0);

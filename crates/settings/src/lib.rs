@@ -44,8 +44,9 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// A file that is named but missing, or one that cannot be parsed.
 pub fn load() -> Result<Reader, Problems> {
-    let environment: HashMap<String, String> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let environment: HashMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     let working_directory = std::env::current_dir().unwrap_or_default();
     load_from(&working_directory, environment)
 }
@@ -61,11 +62,13 @@ pub fn load_from(working_directory: &Path, environment: HashMap<String, String>)
         Some(path) => layers = layers.add_source(config::File::new(path, config::FileFormat::Toml)),
         None => {
             let path = working_directory.join("parley.toml");
-            layers = layers.add_source(config::File::from(path).format(config::FileFormat::Toml).required(false));
+            layers =
+                layers.add_source(config::File::from(path).format(config::FileFormat::Toml).required(false));
         }
     }
     for file in [".parley/env", ".env"] {
-        let Some(path) = working_directory.ancestors().map(|folder| folder.join(file)).find(|path| path.is_file())
+        let Some(path) =
+            working_directory.ancestors().map(|folder| folder.join(file)).find(|path| path.is_file())
         else {
             continue;
         };
@@ -100,7 +103,9 @@ fn source(pairs: HashMap<String, String>) -> config::Environment {
 fn read_env_file(path: &Path) -> Result<HashMap<String, String>, String> {
     let unreadable = |error: dotenvy::Error| match error {
         // dotenvy's message quotes the line, which may hold a secret.
-        dotenvy::Error::LineParse(_, column) => format!("{}: a line cannot be parsed near column {column}", path.display()),
+        dotenvy::Error::LineParse(_, column) => {
+            format!("{}: a line cannot be parsed near column {column}", path.display())
+        }
         other => format!("{}: {other}", path.display()),
     };
     dotenvy::from_path_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
@@ -120,7 +125,8 @@ mod tests {
         let inner = folder.join("a/b");
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::create_dir_all(folder.join(".parley")).unwrap();
-        std::fs::write(inner.join("parley.toml"), "port = 1\nchat_port = 2\nws_port = 3\nmetrics_port = 9\n").unwrap();
+        std::fs::write(inner.join("parley.toml"), "port = 1\nchat_port = 2\nws_port = 3\nmetrics_port = 9\n")
+            .unwrap();
         std::fs::write(folder.join(".parley/env"), "CHAT_PORT=20\nWS_PORT=30\nPORT=10\n").unwrap();
         std::fs::write(folder.join("a/.env"), "WS_PORT=300\nPORT=100\n").unwrap();
         let mut reader = load_from(&inner, environment(&[("PORT", "1000"), ("WS_PORT", "")])).unwrap();
@@ -134,7 +140,8 @@ mod tests {
 
     #[test]
     fn a_named_file_that_is_missing_is_a_problem() {
-        let problems = load_from(Path::new("/"), environment(&[("PARLEY_CONFIG", "/nowhere.toml")])).err().unwrap();
+        let problems =
+            load_from(Path::new("/"), environment(&[("PARLEY_CONFIG", "/nowhere.toml")])).err().unwrap();
         assert!(problems.to_string().contains("PARLEY_CONFIG"), "{problems}");
     }
 

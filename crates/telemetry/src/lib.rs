@@ -54,7 +54,8 @@ impl TelemetrySettings {
 /// Starts logging to standard error. The first call in a process wins; tests start many services in one.
 pub fn init(service: &'static str, settings: &TelemetrySettings) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let output = match settings.format {
         LogFormat::Human => output.with_target(false).boxed(),
         LogFormat::Json => output.json().flatten_event(true).with_current_span(false).boxed(),

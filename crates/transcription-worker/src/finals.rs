@@ -32,8 +32,11 @@ pub(crate) struct Finals {
     bell: Bell,
     clock: Clock,
     waiting: VecDeque<Waiting>,
-    storing: Option<Pin<Box<dyn Future<Output = Result<Recorded, StorageError>> + Send>>>,
+    storing: Option<Storing>,
 }
+
+/// Storing the oldest, attempt after attempt.
+type Storing = Pin<Box<dyn Future<Output = Result<Recorded, StorageError>> + Send>>;
 
 struct Waiting {
     segment: NewFinal,

@@ -1,11 +1,6 @@
 //! A worker with the real model, Postgres and Redis, as an uplink knows it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test stops at the first surprise"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::{net::SocketAddr, time::Duration};
 
