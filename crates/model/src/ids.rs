@@ -114,8 +114,8 @@ uuid_id!(
     SessionId
 );
 uuid_id!(
-    /// One source of audio in a session. Whoever opens the source makes the id (UUIDv4: it also serves as the
-    /// secret by which a native client resumes its stream).
+    /// One source of audio in a session. Whoever opens the source makes the id. Every caption carries it, so it is
+    /// no secret: who may continue a stream is a matter of its participant.
     StreamId
 );
 
