@@ -1,0 +1,1 @@
+//! The whole system in one test process. Everything is in `tests/`, by user story.
