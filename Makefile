@@ -45,8 +45,9 @@ fmt: ## Format the code
 clippy: setup ## Check lints alone
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: setup model ## Measure latency and cost of live streams
-	@$(DEV)/parley-up --stores cargo bench --locked -p e2e
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60')
+	cargo build --release --locked -p loadgen
+	@$(DEV)/parley-up --with $(or $(CARGO_TARGET_DIR),target)/release/loadgen live $(BENCH_ARGS)
 
 services: setup ## Run Postgres and Redis for single tests; prints what to export
 	@$(DEV)/parley-up --stores

@@ -1,6 +1,6 @@
 //! Processor time of the services, by process, as `/proc` counts it (proc_pid_stat(5), proc_stat(5)).
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 /// Ticks in a second: `USER_HZ`, 100 on every architecture that Parley runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -9,8 +9,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 const NAME_BYTES_MAX: usize = 15;
 
 /// Processor time used until a moment, in ticks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Used {
+    at: Instant,
     /// By the launcher's children, each with all its descendants, also those that ended and were waited for.
     children: BTreeMap<String, u64>,
     /// By this process.
@@ -19,15 +20,15 @@ pub struct Used {
     machine: u64,
 }
 
-/// Processor time between two moments, in seconds.
+/// Processor time between two moments, in seconds where nothing else is said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Spent {
     /// By each service, store and proxy.
     pub services: BTreeMap<String, f64>,
     /// By this process.
     pub own: f64,
-    /// By anything else on the machine.
-    pub others: f64,
+    /// How many processors anything else on the machine kept busy on average.
+    pub others_cores: f64,
 }
 
 /// One process in `/proc`.
@@ -66,7 +67,7 @@ pub fn used(launcher: Option<u32>) -> Option<Used> {
         .collect();
     let own_ticks = processes.iter().find(|process| process.id == own).map_or(0, |process| process.ticks);
     let children = launcher.map(|launcher| children(&processes, launcher, own)).unwrap_or_default();
-    Some(Used { children, own: own_ticks, machine })
+    Some(Used { at: Instant::now(), children, own: own_ticks, machine })
 }
 
 /// What was spent from `before` to `after`.
@@ -79,7 +80,8 @@ pub fn spent(before: &Used, after: &Used) -> Spent {
         .collect();
     let own = seconds(before.own, after.own);
     let others = seconds(before.machine, after.machine) - services.values().sum::<f64>() - own;
-    Spent { services, own, others: others.max(0.0) }
+    let wall = after.at.duration_since(before.at).as_secs_f64();
+    Spent { services, own, others_cores: others.max(0.0) / wall.max(f64::MIN_POSITIVE) }
 }
 
 /// The ticks of each child of `launcher` with its descendants, but for the child that this process descends from.
@@ -137,6 +139,8 @@ fn machine_ticks(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -185,16 +189,16 @@ mod tests {
 
     #[test]
     fn what_is_spent_is_the_difference() {
-        let used = |postgres, own, machine| Used {
+        let begun = Instant::now();
+        let used = |seconds, postgres, own, machine| Used {
+            at: begun + Duration::from_secs(seconds),
             children: BTreeMap::from([("postgres".to_owned(), postgres)]),
             own,
             machine,
         };
-        let spent = spent(&used(100, 10, 1000), &used(250, 30, 1500));
-        let expected =
-            Spent { services: BTreeMap::from([("postgres".to_owned(), 1.5)]), own: 0.2, others: 3.3 };
-        assert_eq!(spent.services, expected.services);
-        assert!((spent.own - expected.own).abs() < 1e-9 && (spent.others - expected.others).abs() < 1e-9);
+        let spent = spent(&used(0, 100, 10, 1000), &used(2, 250, 30, 1500));
+        assert_eq!(spent.services, BTreeMap::from([("postgres".to_owned(), 1.5)]));
+        assert!((spent.own - 0.2).abs() < 1e-9 && (spent.others_cores - 1.65).abs() < 1e-9);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Level {
     pub words_final: usize,
     /// Word errors against what is said in the recordings, percent.
     pub word_error_percent: f64,
+    /// Hearings that could be compared with the first of the same recording.
+    pub compared: usize,
     /// Words that the same recording had when it was heard first.
     pub words_lost: usize,
     /// Words that the same recording had not when it was heard first.
@@ -53,8 +55,8 @@ pub struct Level {
     pub cpu_by_process: BTreeMap<String, f64>,
     /// The same for this program.
     pub cpu_loadgen: Option<f64>,
-    /// Processor time of everything else on the machine, for each second of sound.
-    pub cpu_others: Option<f64>,
+    /// How many processors everything else on the machine kept busy: what the measurement was disturbed by.
+    pub others_cores: Option<f64>,
 }
 
 impl Level {
@@ -72,11 +74,14 @@ impl Level {
             && self.unfinished == 0
     }
 
-    /// Counts words that were lost and added at `place`.
-    pub fn differs(&mut self, place: &str, lost: usize, added: usize) {
+    /// Counts words that were lost and added, at `place`, in a recording that was heard before.
+    pub fn compare(&mut self, place: &str, lost: usize, added: usize) {
+        self.compared += 1;
         self.words_lost += lost;
         self.words_added += added;
-        self.differences.push(format!("{place}: {lost} words lost, {added} added"));
+        if lost + added > 0 {
+            self.differences.push(format!("{place}: {lost} words lost, {added} added"));
+        }
     }
 
     /// Counts what a stream sent and was told.
@@ -110,7 +115,7 @@ impl Level {
         self.cpu_per_audio_s = (!spent.services.is_empty()).then(|| per_audio(spent.services.values().sum()));
         self.cpu_loadgen = Some(per_audio(spent.own));
         // Without knowing the services, they are among the others.
-        self.cpu_others = self.cpu_per_audio_s.map(|_| per_audio(spent.others));
+        self.others_cores = self.cpu_per_audio_s.map(|_| spent.others_cores);
     }
 }
 
@@ -125,6 +130,9 @@ pub fn table(levels: &[Level]) -> String {
         found.map_or_else(|| "-".to_owned(), |it| format!("{} / {}", it.p50_ms, it.p95_ms))
     };
     let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let compared = |level: &Level, words: usize| {
+        if level.compared > 0 { words.to_string() } else { "baseline".to_owned() }
+    };
     let mut rows: Vec<(String, Cell)> = vec![
         ("simultaneous live streams".into(), Box::new(|level| level.streams.to_string())),
         ("audio, s".into(), Box::new(|level| format!("{:.0}", level.audio_s))),
@@ -148,11 +156,11 @@ pub fn table(levels: &[Level]) -> String {
     }
     rows.extend::<[(String, Cell); 12]>([
         ("  (this program)".into(), Box::new(move |level| ratio(level.cpu_loadgen))),
-        ("  (everything else here)".into(), Box::new(move |level| ratio(level.cpu_others))),
+        ("cores that everything else kept busy".into(), Box::new(move |level| ratio(level.others_cores))),
         ("words in finals".into(), Box::new(|level| level.words_final.to_string())),
         ("word error rate, %".into(), Box::new(|level| format!("{:.2}", level.word_error_percent))),
-        ("words lost".into(), Box::new(|level| level.words_lost.to_string())),
-        ("words added".into(), Box::new(|level| level.words_added.to_string())),
+        ("words lost".into(), Box::new(move |level| compared(level, level.words_lost))),
+        ("words added".into(), Box::new(move |level| compared(level, level.words_added))),
         ("audio lost, s".into(), Box::new(|level| format!("{:.2}", level.audio_lost_s))),
         ("utterances without final".into(), Box::new(|level| level.unfinished.to_string())),
         ("runs of speech without text".into(), Box::new(|level| level.runs_without_text.to_string())),
@@ -163,7 +171,7 @@ pub fn table(levels: &[Level]) -> String {
     let mut text = String::new();
     for (title, cell) in rows {
         // Writing to a string cannot fail.
-        let _ = write!(text, "{title:<36}");
+        let _ = write!(text, "{title:<38}");
         for level in levels {
             let _ = write!(text, "{:>16}", cell(level));
         }
@@ -200,12 +208,12 @@ mod tests {
     fn processor_time_is_told_for_each_second_of_sound() {
         let mut level = Level { audio_s: 200.0, ..Level::new(8) };
         let services = BTreeMap::from([("nginx".to_owned(), 1.0), ("ws-edge".to_owned(), 3.0)]);
-        level.spent(&Spent { services, own: 2.0, others: 10.0 });
+        level.spent(&Spent { services, own: 2.0, others_cores: 1.5 });
         assert_eq!(level.cpu_per_audio_s, Some(0.02));
         assert_eq!(level.cpu_by_process.get("ws-edge"), Some(&0.015));
-        assert_eq!((level.cpu_loadgen, level.cpu_others), (Some(0.01), Some(0.05)));
-        level.spent(&Spent { own: 2.0, others: 10.0, ..Spent::default() });
-        assert_eq!((level.cpu_per_audio_s, level.cpu_others), (None, None));
+        assert_eq!((level.cpu_loadgen, level.others_cores), (Some(0.01), Some(1.5)));
+        level.spent(&Spent { own: 2.0, others_cores: 1.5, ..Spent::default() });
+        assert_eq!((level.cpu_per_audio_s, level.others_cores), (None, None));
     }
 
     #[test]
@@ -213,7 +221,7 @@ mod tests {
         let first = Percentiles { count: 9, p50_ms: 400, p95_ms: 800, max_ms: 900 };
         let levels = [
             Level { first_partial: Some(first), ..Level::new(1) },
-            Level { failures: vec!["stream 2: closed".into()], ..Level::new(8) },
+            Level { failures: vec!["stream 2: closed".into()], compared: 9, words_lost: 3, ..Level::new(8) },
         ];
         let table = table(&levels);
         let row = |title: &str| {
@@ -228,6 +236,7 @@ mod tests {
         assert_eq!(row("simultaneous live streams"), ["1", "8"]);
         assert_eq!(row("first partial p50 / p95, ms"), ["400 / 800", "-"]);
         assert_eq!(row("streams that failed"), ["0", "1"]);
+        assert_eq!(row("words lost"), ["baseline", "3"]);
         assert!(table.ends_with("8 streams: stream 2: closed\n"));
         assert!(serde_json::to_string(&levels).unwrap().contains(r#""first_partial":{"count":9"#));
     }

@@ -44,9 +44,9 @@ pub struct Live {
     pub length: Option<Samples>,
 }
 
-/// A recording that was heard otherwise than at first.
+/// A recording that was heard again, against its first hearing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Difference {
+struct Comparison {
     recording: usize,
     /// Words that it had and has not.
     lost: usize,
@@ -59,23 +59,21 @@ struct Difference {
 pub struct Baseline(HashMap<usize, Vec<String>>);
 
 impl Baseline {
-    /// Where these transcripts differ. A recording that was never heard before becomes the baseline itself.
-    fn compare(&mut self, list: &Playlist, transcripts: Transcripts) -> Vec<Difference> {
-        let mut differences = Vec::new();
+    /// Compares these transcripts with those before. A recording that was never heard before becomes the baseline itself.
+    fn compare(&mut self, list: &Playlist, transcripts: Transcripts) -> Vec<Comparison> {
+        let mut comparisons = Vec::new();
         for (item, words) in list.items.iter().zip(transcripts) {
             match self.0.get(&item.recording) {
                 Some(first) => {
                     let (lost, added) = (missing(first, &words), missing(&words, first));
-                    if lost + added > 0 {
-                        differences.push(Difference { recording: item.recording, lost, added });
-                    }
+                    comparisons.push(Comparison { recording: item.recording, lost, added });
                 }
                 None => {
                     self.0.insert(item.recording, words);
                 }
             }
         }
-        differences
+        comparisons
     }
 }
 
@@ -122,9 +120,9 @@ impl Live {
                 Ok(conversation) => {
                     let (measured, transcripts) = measure(&conversation.heard, list, recordings);
                     measures.add(&measured);
-                    for Difference { recording, lost, added } in baseline.compare(list, transcripts) {
+                    for Comparison { recording, lost, added } in baseline.compare(list, transcripts) {
                         let name = recordings.get(recording).map_or("", |recording| recording.name.as_str());
-                        level.differs(&format!("stream {number}, {name}"), lost, added);
+                        level.compare(&format!("stream {number}, {name}"), lost, added);
                     }
                     level.conversed(&conversation);
                 }
@@ -175,10 +173,15 @@ mod tests {
         };
         let mut baseline = Baseline::default();
         assert_eq!(baseline.compare(&list, transcripts(["one two", "three"])), []);
-        let shorter = Difference { recording: 0, lost: 1, added: 0 };
-        assert_eq!(baseline.compare(&list, transcripts(["one", "three"])), [shorter]);
-        let longer = Difference { recording: 1, lost: 0, added: 2 };
-        assert_eq!(baseline.compare(&list, transcripts(["one two", "three four five"])), [longer]);
-        assert_eq!(baseline.compare(&list, transcripts(["one six", "three"])), [], "heard as another");
+        let shorter = Comparison { recording: 0, lost: 1, added: 0 };
+        let same = |recording| Comparison { recording, lost: 0, added: 0 };
+        assert_eq!(baseline.compare(&list, transcripts(["one", "three"])), [shorter, same(1)]);
+        let longer = Comparison { recording: 1, lost: 0, added: 2 };
+        assert_eq!(baseline.compare(&list, transcripts(["one two", "three four five"])), [same(0), longer]);
+        assert_eq!(
+            baseline.compare(&list, transcripts(["one six", "three"])),
+            [same(0), same(1)],
+            "heard as another"
+        );
     }
 }
