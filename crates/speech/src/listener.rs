@@ -302,6 +302,11 @@ impl Listener {
         self.heard
     }
 
+    /// Whether a finished utterance is not delivered yet.
+    pub fn awaits_final(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// Whether nobody speaks and every final is delivered.
     pub fn idle(&self) -> bool {
         self.open.is_none() && self.closed.is_empty()

@@ -153,7 +153,11 @@ impl Moonshine {
             first = false;
         }
         logprobs.truncate(tokens.len());
-        Ok(Hypothesis { words: self.tokenizer.words(&tokens, &logprobs), tokens })
+        let words = self.tokenizer.words(&tokens, &logprobs);
+        if words.iter().any(|word| word.text.contains(foreign)) {
+            return Ok(Hypothesis::default());
+        }
+        Ok(Hypothesis { words, tokens })
     }
 }
 
@@ -214,6 +218,11 @@ fn likeliest(logits: &[f32]) -> (u32, f32) {
     let sum: f32 =
         logits.iter().map(|&logit| logit - best.1).filter(|&below| below > -16.0).map(f32::exp).sum();
     (u32::try_from(best.0).unwrap_or(TOKEN_END), -sum.max(1.0).ln())
+}
+
+/// Whether a character has no place in English: for music the model writes notes, emoji and foreign scripts.
+fn foreign(character: char) -> bool {
+    !matches!(character, '\0'..='\u{24f}' | '\u{2010}'..='\u{2044}' | '\u{20a0}'..='\u{20cf}')
 }
 
 /// Ends a loop: when the newest tokens are one run said [`REPEATS_MAX`] times or more, keeps it once.

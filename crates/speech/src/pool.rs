@@ -293,23 +293,19 @@ fn decode(
     make: &dyn Fn() -> Result<Box<dyn Recognizer>, SpeechError>,
     decode: &Decode,
 ) -> Result<Hypothesis, SpeechError> {
-    let mut ready = match recognizer.take() {
-        Some(ready) => ready,
-        None => make()?,
-    };
-    // The recognizer is dropped when it panics, so nobody sees what state it was in.
+    let old = recognizer.take();
+    // A recognizer that panics is dropped, so nobody sees what state it was in.
     let attempt = catch_unwind(AssertUnwindSafe(|| {
+        let mut ready = old.map_or_else(make, Ok)?;
         let result = match &decode.earlier {
             Some(earlier) => ready.recognize_again(&decode.pcm, earlier),
             None => ready.recognize(&decode.pcm),
         };
-        (ready, result)
+        *recognizer = Some(ready);
+        result
     }));
     match attempt {
-        Ok((ready, result)) => {
-            *recognizer = Some(ready);
-            result
-        }
+        Ok(result) => result,
         Err(_) => {
             metrics::counter!(meters::RECOGNIZER_PANICS).increment(1);
             Err(SpeechError::Panicked)
