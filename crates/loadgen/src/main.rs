@@ -15,6 +15,7 @@ mod report;
 mod scenario;
 
 use std::{
+    fs,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -67,9 +68,9 @@ struct LiveArguments {
     /// File with the process id whose children are the services; their processor time is measured.
     #[arg(long, default_value = ".parley/lock")]
     launcher: PathBuf,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
+    /// Also write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Why nothing was measured.
@@ -116,12 +117,10 @@ async fn live(arguments: &LiveArguments) -> Result<Vec<Level>, Failure> {
         eprintln!("{streams} at the same time, {} s ...", about.as_secs());
         levels.push(live.run(&target, &recordings, &mut baseline).await?);
     }
-    let mut out = io::stdout();
-    if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &levels).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{}", report::table(&levels))?;
+    write!(io::stdout(), "{}", report::table(&levels))?;
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&levels).map_err(io::Error::from)?;
+        fs::write(path, json)?;
     }
     Ok(levels)
 }
