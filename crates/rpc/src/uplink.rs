@@ -19,6 +19,7 @@ use crate::{
     AUDIO_SAMPLES_MAX, MESSAGES_WAITING_MAX, WINDOW, Workers,
     window::Window,
     wire::{self, Finalize, Request, Response, Source, Stop, TranscribeRequest, TranscribeResponse},
+    workers::{Pick, Worker},
 };
 
 /// How long a worker may take to answer `open`.
@@ -151,6 +152,7 @@ impl AudioUplink {
             window: Window::new(Samples(0), WINDOW),
             finalize_at: None,
             stopped: None,
+            state: None,
         };
         let stopping = life.stopping().clone();
         life.spawn(async move {
@@ -245,12 +247,10 @@ impl News {
 
     fn state(&self, state: StreamState) {
         self.post(|board| {
-            if board.states.back() != Some(&state) {
-                if board.states.len() >= STATES_WAITING_MAX {
-                    board.states.pop_front();
-                }
-                board.states.push_back(state);
+            if board.states.len() >= STATES_WAITING_MAX {
+                board.states.pop_front();
             }
+            board.states.push_back(state);
         });
     }
 
@@ -308,16 +308,19 @@ struct Driver {
     finalize_at: Option<Samples>,
     /// Since when no more audio comes.
     stopped: Option<Instant>,
+    /// The state that was last told.
+    state: Option<StreamState>,
 }
 
 /// How one call to a worker went.
 enum Call {
     Ended(Samples),
-    /// Worth another attempt. `opened` tells whether the worker had taken the stream.
+    /// Worth another attempt, with another worker first. `opened` tells whether this one had taken the stream.
     Lost {
         opened: bool,
-        busy: Option<Duration>,
     },
+    /// It had no room.
+    Busy(Duration),
     Over(UplinkError),
 }
 
@@ -330,31 +333,59 @@ struct Lines {
 impl Driver {
     async fn run(mut self) -> UplinkEvent {
         let mut pause = BACK_OFF.0;
-        let mut refusals = 0;
         let mut ever_opened = false;
         loop {
-            self.news.state(StreamState::Connecting);
-            match self.call().await {
-                Call::Ended(samples) => return UplinkEvent::Ended(samples),
-                Call::Over(error) => return UplinkEvent::Failed(error),
-                Call::Lost { opened: true, .. } => {
-                    (pause, refusals, ever_opened) = (BACK_OFF.0, 0, true);
-                    metrics::counter!(RECONNECTS_TOTAL).increment(1);
+            self.tell(StreamState::Connecting);
+            let next = match self.pick().await {
+                // A stream that was accepted once is not turned away later: it goes on asking.
+                Pick::Nobody { until, busy: true } if !ever_opened => {
+                    let retry_after = until.saturating_duration_since(Instant::now());
+                    return UplinkEvent::Failed(UplinkError::Busy { retry_after });
                 }
-                Call::Lost { busy: Some(retry_after), .. } => {
-                    refusals += 1;
-                    // A stream that was accepted once is not turned away later: it goes on asking.
-                    if refusals >= self.workers.count() && !ever_opened {
-                        return UplinkEvent::Failed(UplinkError::Busy { retry_after });
+                Pick::Nobody { until, .. } => until,
+                Pick::Worker(worker) => match self.call(&worker).await {
+                    Call::Ended(samples) => return UplinkEvent::Ended(samples),
+                    Call::Over(error) => return UplinkEvent::Failed(error),
+                    Call::Busy(retry_after) => {
+                        worker.is_busy(retry_after);
+                        // Others may have room: ask them at once.
+                        continue;
                     }
-                }
-                Call::Lost { .. } => {}
-            }
+                    Call::Lost { opened } => {
+                        worker.is_away();
+                        if opened {
+                            (pause, ever_opened) = (BACK_OFF.0, true);
+                            metrics::counter!(RECONNECTS_TOTAL).increment(1);
+                        }
+                        continue;
+                    }
+                },
+            };
             if self.stopped.is_some_and(|since| since.elapsed() > FINISH_LIMIT) {
                 return UplinkEvent::Failed(UplinkError::Unreachable);
             }
-            self.listen_until(Instant::now() + pause).await;
+            self.listen_until(next.max(Instant::now() + pause)).await;
             pause = (pause * 2).min(BACK_OFF.1);
+        }
+    }
+
+    fn tell(&mut self, state: StreamState) {
+        if self.state.replace(state) != Some(state) {
+            self.news.state(state);
+        }
+    }
+
+    /// Asks for a worker, and takes the source's audio while names are looked up.
+    async fn pick(&mut self) -> Pick {
+        let workers = self.workers.clone();
+        let picking = workers.pick();
+        tokio::pin!(picking);
+        loop {
+            let wants = self.wants_commands();
+            tokio::select! {
+                pick = &mut picking => return pick,
+                command = self.commands.recv(), if wants => self.accept(command),
+            }
         }
     }
 
@@ -391,19 +422,18 @@ impl Driver {
         }
     }
 
-    async fn call(&mut self) -> Call {
-        let lines = match self.open().await {
+    async fn call(&mut self, worker: &Worker) -> Call {
+        let lines = match self.open(worker).await {
             Ok(lines) => lines,
             Err(call) => return call,
         };
-        self.news.state(StreamState::Ready);
-        self.transfer(lines).await
+        self.tell(StreamState::Ready);
+        self.transfer(worker, lines).await
     }
 
-    /// Offers the stream to the next worker, and takes the source's audio meanwhile.
-    async fn open(&mut self) -> Result<Lines, Call> {
-        let unreachable = Call::Lost { opened: false, busy: None };
-        let Some(mut client) = self.workers.next() else { return Err(unreachable) };
+    /// Offers the stream to a worker, and takes the source's audio meanwhile.
+    async fn open(&mut self, worker: &Worker) -> Result<Lines, Call> {
+        let mut client = worker.client();
         let (up, outgoing) = mpsc::channel(MESSAGES_WAITING_MAX);
         // The channel was just made and has room.
         let _ = up.try_send(self.source.to_open(self.window.start()));
@@ -422,21 +452,22 @@ impl Driver {
             let wants = self.wants_commands();
             tokio::select! {
                 opened = &mut opening => break opened,
-                () = sleep_until(deadline) => return Err(unreachable),
+                () = sleep_until(deadline) => return Err(Call::Lost { opened: false }),
                 command = self.commands.recv(), if wants => self.accept(command),
             }
         };
         match opened {
             Ok((Some(TranscribeResponse { message: Some(Response::Opened(opened)) }), down)) => {
+                worker.has_room(opened.room);
                 self.window.resume(Samples(opened.resume_at));
                 Ok(Lines { up, down })
             }
-            Ok(_) => Err(unreachable),
+            Ok(_) => Err(Call::Lost { opened: false }),
             Err(status) => Err(lost(&status, false)),
         }
     }
 
-    async fn transfer(&mut self, Lines { up, mut down }: Lines) -> Call {
+    async fn transfer(&mut self, worker: &Worker, Lines { up, mut down }: Lines) -> Call {
         let mut stop_sent = false;
         let mut heard = Instant::now();
         loop {
@@ -451,6 +482,7 @@ impl Driver {
                     heard = Instant::now();
                     match response {
                         Ok(Some(TranscribeResponse { message: Some(Response::Acknowledged(ack)) })) => {
+                            worker.has_room(ack.room);
                             if self.window.acknowledge(Samples(ack.samples)) {
                                 self.news.acknowledged(self.window.start());
                             }
@@ -461,7 +493,7 @@ impl Driver {
                         }
                         // A kind of message that this version does not know.
                         Ok(Some(TranscribeResponse { message: None })) => {}
-                        Ok(_) => return Call::Lost { opened: true, busy: None },
+                        Ok(_) => return Call::Lost { opened: true },
                         Err(status) => return lost(&status, true),
                     }
                 }
@@ -484,7 +516,7 @@ impl Driver {
                 command = self.commands.recv(), if wants => self.accept(command),
                 () = sleep_until(heard + SILENCE_LIMIT), if outstanding => {
                     tracing::warn!(stream = %self.source.stream, "the worker is silent; looking for another");
-                    return Call::Lost { opened: true, busy: None };
+                    return Call::Lost { opened: true };
                 }
             }
         }
@@ -495,16 +527,14 @@ impl Driver {
 async fn reason(down: &mut Streaming<TranscribeResponse>) -> Call {
     match tokio::time::timeout(OPEN_LIMIT, down.message()).await {
         Ok(Err(status)) => lost(&status, true),
-        _ => Call::Lost { opened: true, busy: None },
+        _ => Call::Lost { opened: true },
     }
 }
 
 fn lost(status: &Status, opened: bool) -> Call {
     use tonic::Code;
     match status.code() {
-        Code::ResourceExhausted => {
-            Call::Lost { opened, busy: Some(wire::retry_after(status).unwrap_or(BACK_OFF.1)) }
-        }
+        Code::ResourceExhausted => Call::Busy(wire::retry_after(status).unwrap_or(BACK_OFF.1)),
         Code::Aborted => Call::Over(UplinkError::TakenOver),
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
             tracing::error!(code = ?status.code(), detail = status.message(), "the worker refused a stream");
@@ -517,7 +547,7 @@ fn lost(status: &Status, opened: bool) -> Call {
         }
         code => {
             tracing::info!(?code, detail = status.message(), "a worker was lost; looking for another");
-            Call::Lost { opened, busy: None }
+            Call::Lost { opened }
         }
     }
 }

@@ -71,7 +71,7 @@ async fn play(
         Play::DieAt { resume_at, .. } | Play::Finish { resume_at } => resume_at,
         _ => 0,
     };
-    say(&answers, Outgoing::Opened(Opened { resume_at })).await;
+    say(&answers, Outgoing::Opened(Opened { resume_at, room: 1 })).await;
     if matches!(play, Play::Deaf) {
         never.notified().await;
     }
@@ -84,7 +84,8 @@ async fn play(
                     if frame.end() >= Samples(dies_at) {
                         return;
                     }
-                    say(&answers, Outgoing::Acknowledged(Acknowledged { samples: frame.end().0 })).await;
+                    say(&answers, Outgoing::Acknowledged(Acknowledged { samples: frame.end().0, room: 1 }))
+                        .await;
                 }
             }
             Incoming::Stop(_) => {
@@ -231,8 +232,9 @@ async fn what_is_stored_is_not_sent_again() {
 async fn a_refusal_for_want_of_capacity_is_told_with_its_hint() {
     let plays = vec![Play::Refuse(busy(Duration::from_millis(700)))];
     let Stage { mut events, .. } = stage(plays, WhenFull::Wait).await;
-    let busy = UplinkError::Busy { retry_after: Duration::from_millis(700) };
-    assert_eq!(outcome(&mut events).await.0, UplinkEvent::Failed(busy));
+    let (last, _) = outcome(&mut events).await;
+    let UplinkEvent::Failed(UplinkError::Busy { retry_after }) = last else { panic!("{last:?}") };
+    assert!(retry_after <= Duration::from_millis(700) && !retry_after.is_zero(), "{retry_after:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! call and admits it, a `stream` task feeds the listener and the engines, `finals` are stored in order and ring
 //! the outbox, `partials` go straight to Redis. It never sees an encoding or a client.
 
+mod capacity;
 mod finals;
 mod partials;
 mod service;
@@ -127,6 +128,7 @@ fn register_metrics() {
     storage::describe_metrics();
     event_bus::describe_metrics();
     outbox::describe_metrics();
+    capacity::register_metrics();
     service::register_metrics();
     stream::register_metrics();
     partials::register_metrics();

@@ -18,32 +18,28 @@ use rpc::{
 };
 use speech::EnginePool;
 use storage::{NewStream, Storage, StorageError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{WorkerSettings, finals::Finals, partials::Partials, stream::StreamTask};
+use crate::{
+    WorkerSettings,
+    capacity::{Capacity, Place, RETRY_AFTER},
+    finals::Finals,
+    partials::Partials,
+    stream::StreamTask,
+};
 
 /// How long a caller may take to send `open`.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
-/// A decode that waits longer than this means that the engines are behind: new streams go elsewhere.
-const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
-
-/// When a refused stream may ask again.
-const RETRY_AFTER: Duration = Duration::from_secs(3);
-
-/// Streams that are open now.
-const STREAMS_OPEN: &str = "worker_streams";
 /// Streams by how their opening went.
 const STREAMS_TOTAL: &str = "worker_streams_opened_total";
 /// Values of the label `outcome`.
 const OUTCOMES: [&str; 3] = ["opened", "refused", "failed"];
 
 pub(crate) fn register_metrics() {
-    metrics::describe_gauge!(STREAMS_OPEN, "Streams that are open now");
     metrics::describe_counter!(STREAMS_TOTAL, "Streams by how their opening went");
-    metrics::gauge!(STREAMS_OPEN).set(0.0);
     for outcome in OUTCOMES {
         metrics::counter!(STREAMS_TOTAL, "outcome" => outcome).absolute(0);
     }
@@ -52,13 +48,12 @@ pub(crate) fn register_metrics() {
 /// The handler of `parley.transcription.v1`.
 pub(crate) struct Service {
     internal_tokens: ServiceKeys,
-    streams: Arc<Semaphore>,
+    capacity: Capacity,
     owners: Owners,
     linger: Duration,
     storage: Storage,
     bell: Bell,
     partials: Partials,
-    engines: Arc<EnginePool>,
     life: Lifecycle,
     clock: Clock,
 }
@@ -75,13 +70,12 @@ impl Service {
     ) -> Self {
         Self {
             internal_tokens: settings.internal_tokens.clone(),
-            streams: Arc::new(Semaphore::new(settings.streams_max)),
+            capacity: Capacity::new(engines, settings.streams_max),
             owners: Owners::default(),
             linger: settings.linger,
             storage,
             bell,
             partials,
-            engines,
             life,
             clock,
         }
@@ -95,15 +89,11 @@ impl Service {
         Err(Status::unauthenticated("INTERNAL_TOKEN of caller and worker differ"))
     }
 
-    fn admit(&self) -> Result<Admission, Status> {
+    fn admit(&self) -> Result<Place, Status> {
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }
-        let behind = self.engines.load().oldest_wait > DECODE_WAIT_MAX;
-        match self.streams.clone().try_acquire_owned() {
-            Ok(permit) if !behind => Ok(Admission::new(permit)),
-            _ => Err(wire::busy(RETRY_AFTER)),
-        }
+        self.capacity.take().ok_or_else(|| wire::busy(RETRY_AFTER))
     }
 
     /// Takes the stream over in the database; from here on nobody else can write to it.
@@ -134,7 +124,7 @@ impl wire::Transcription for Service {
         request: Request<Streaming<TranscribeRequest>>,
     ) -> Result<Response<Self::TranscribeStream>, Status> {
         self.authorize(&request)?;
-        let admission = self.admit().inspect_err(|_| count("refused"))?;
+        let place = self.admit().inspect_err(|_| count("refused"))?;
         let mut incoming = request.into_inner();
         let (source, first) = first_message(&mut incoming).await?;
         let ownership = self.owners.own(source.stream);
@@ -143,7 +133,7 @@ impl wire::Transcription for Service {
         count("opened");
 
         let (outgoing, responses) = mpsc::channel(MESSAGES_WAITING_MAX);
-        let opened = Outgoing::Opened(Opened { resume_at: resume_at.0 });
+        let opened = Outgoing::Opened(Opened { resume_at: resume_at.0, room: self.capacity.room() });
         // The channel was just made and has room.
         let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(opened) }));
         let task = StreamTask::new(
@@ -152,12 +142,12 @@ impl wire::Transcription for Service {
             next_utterance,
             finals,
             self.partials.clone(),
-            self.engines.clone(),
+            self.capacity.clone(),
             self.clock.clone(),
         );
         let (life, linger) = (self.life.clone(), self.linger);
         self.life.spawn(async move {
-            let _admission = admission;
+            let _place = place;
             task.run(incoming, outgoing, &life, ownership, linger).await;
         });
         let responses = stream::unfold(responses, |mut responses| async move {
@@ -190,22 +180,6 @@ fn speaks(language: &str) -> bool {
 
 fn count(outcome: &'static str) {
     metrics::counter!(STREAMS_TOTAL, "outcome" => outcome).increment(1);
-}
-
-/// A place among the streams of this worker.
-struct Admission(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
-
-impl Admission {
-    fn new(permit: OwnedSemaphorePermit) -> Self {
-        metrics::gauge!(STREAMS_OPEN).increment(1.0);
-        Self(permit)
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        metrics::gauge!(STREAMS_OPEN).decrement(1.0);
-    }
 }
 
 /// Which call of this process has which stream, so that a newer call ends the older one at once instead of at its

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use rpc::{
         TranscribeResponse,
     },
 };
-use speech::{Answer, EnginePool, Listener, ListenerSettings, Spoken};
+use speech::{Answer, Listener, ListenerSettings, Spoken};
 use tokio::{
     sync::mpsc::Sender,
     time::{MissedTickBehavior, interval},
@@ -23,6 +22,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
+    capacity::Capacity,
     finals::{Finals, Utterance},
     partials::Partials,
     service::Ownership,
@@ -71,7 +71,7 @@ pub(crate) struct StreamTask {
     listener: Option<Box<Listener>>,
     finals: Finals,
     partials: Partials,
-    engines: Arc<EnginePool>,
+    capacity: Capacity,
     clock: Clock,
     answer: Option<Answer>,
     acknowledged: Samples,
@@ -85,7 +85,7 @@ impl StreamTask {
         next_utterance: u32,
         finals: Finals,
         partials: Partials,
-        engines: Arc<EnginePool>,
+        capacity: Capacity,
         clock: Clock,
     ) -> Self {
         let settings = ListenerSettings {
@@ -103,7 +103,7 @@ impl StreamTask {
             listener,
             finals,
             partials,
-            engines,
+            capacity,
             clock,
             answer: None,
             acknowledged: resume_at,
@@ -201,7 +201,7 @@ impl StreamTask {
     }
 
     fn acknowledgement(&self) -> TranscribeResponse {
-        let acknowledged = Acknowledged { samples: self.acknowledged.0 };
+        let acknowledged = Acknowledged { samples: self.acknowledged.0, room: self.capacity.room() };
         TranscribeResponse { message: Some(Outgoing::Acknowledged(acknowledged)) }
     }
 
@@ -276,7 +276,7 @@ impl StreamTask {
     /// Gives the engines what should be decoded next.
     fn ask(&mut self) {
         if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
-            self.answer = Some(self.engines.submit(decode));
+            self.answer = Some(self.capacity.engines().submit(decode));
         }
     }
 

@@ -70,7 +70,7 @@ impl Worker {
         let say =
             async |message| answers.send(Ok(TranscribeResponse { message: Some(message) })).await.is_ok();
         let mut position = 0;
-        say(Outgoing::Opened(Opened { resume_at: 0 })).await;
+        say(Outgoing::Opened(Opened { resume_at: 0, room: 1 })).await;
         if self.heard(|heard| heard.mood) == Mood::Deaf {
             self.life.stopping().cancelled().await;
         }
@@ -80,7 +80,7 @@ impl Worker {
                     let frame = from_audio(&audio).unwrap();
                     position = frame.end().0;
                     self.heard(|heard| heard.samples.extend_from_slice(&frame.samples));
-                    Outgoing::Acknowledged(Acknowledged { samples: position })
+                    Outgoing::Acknowledged(Acknowledged { samples: position, room: 1 })
                 }
                 Incoming::Stop(_) => {
                     self.heard(|heard| heard.ended += 1);

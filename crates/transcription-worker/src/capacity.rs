@@ -1,0 +1,121 @@
+//! How many streams the engines can serve: measured, not configured.
+
+use std::{sync::Arc, time::Duration};
+
+use speech::{EnginePool, Load};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Seconds of sound that the engines decode for one second of speech when partials are stretched as far as they go:
+/// each second once for its final, and the open utterance, three seconds on average, every two.
+const DECODED_PER_SECOND: f64 = 2.5;
+
+/// Engine seconds per second of sound, before anything was measured: three times what one core of today needs.
+const SPEED_UNMEASURED: f64 = 0.1;
+
+/// The part of the engines' time that may be promised. The rest is for everybody who speaks at once, and for what else
+/// runs on these cores.
+const PROMISED: f64 = 0.8;
+
+/// A decode that waits longer than this means that the engines are behind, whatever was computed.
+const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
+
+/// When a refused stream may ask again.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(3);
+
+/// Streams that are open now.
+const STREAMS_OPEN: &str = "worker_streams";
+/// Streams that could be taken beside them.
+const STREAMS_ROOM: &str = "worker_streams_room";
+
+pub(crate) fn register_metrics() {
+    metrics::describe_gauge!(STREAMS_OPEN, "Streams that are open now");
+    metrics::describe_gauge!(
+        STREAMS_ROOM,
+        "Streams that could be taken beside those that are open, as last measured"
+    );
+    metrics::gauge!(STREAMS_OPEN).set(0.0);
+    metrics::gauge!(STREAMS_ROOM).set(0.0);
+}
+
+/// The places for streams of this worker. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Capacity {
+    engines: Arc<EnginePool>,
+    places: Arc<Semaphore>,
+    places_max: usize,
+}
+
+/// A place that is taken.
+pub(crate) struct Place(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
+
+impl Capacity {
+    /// Places for up to `places_max` streams, fewer when `engines` are slow.
+    pub(crate) fn new(engines: Arc<EnginePool>, places_max: usize) -> Self {
+        Self { engines, places: Arc::new(Semaphore::new(places_max)), places_max }
+    }
+
+    /// The engines that serve the places.
+    pub(crate) fn engines(&self) -> &EnginePool {
+        &self.engines
+    }
+
+    /// A place, when there is room.
+    pub(crate) fn take(&self) -> Option<Place> {
+        if self.room() == 0 {
+            return None;
+        }
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        metrics::gauge!(STREAMS_OPEN).increment(1.0);
+        Some(Place(permit))
+    }
+
+    /// How many more streams could be taken now.
+    pub(crate) fn room(&self) -> u32 {
+        let open = self.places_max - self.places.available_permits();
+        let room = room(self.engines.load(), open, self.places_max);
+        metrics::gauge!(STREAMS_ROOM).set(f64::from(room));
+        room
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        metrics::gauge!(STREAMS_OPEN).decrement(1.0);
+    }
+}
+
+fn room(load: Load, open: usize, places_max: usize) -> u32 {
+    if load.oldest_wait > DECODE_WAIT_MAX {
+        return 0;
+    }
+    let speed = if load.speed > 0.0 { load.speed } else { SPEED_UNMEASURED };
+    let capacity = (load.threads as f64 * PROMISED / (speed * DECODED_PER_SECOND)) as usize;
+    // However slow the engines are, one stream is served as well as can be.
+    let room = capacity.clamp(1, places_max).saturating_sub(open);
+    u32::try_from(room).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(speed: f64) -> Load {
+        Load { threads: 2, speed, ..Load::default() }
+    }
+
+    #[test]
+    fn faster_engines_have_more_room() {
+        assert_eq!(room(load(0.04), 0, 256), 16);
+        assert_eq!(room(load(0.04), 10, 256), 6);
+        assert_eq!(room(load(0.04), 20, 256), 0);
+        assert_eq!(room(load(0.08), 0, 256), 8);
+        assert_eq!(room(load(0.0), 0, 256), 6, "nothing was measured yet");
+        assert_eq!(room(load(0.001), 0, 256), 256);
+    }
+
+    #[test]
+    fn the_slowest_worker_serves_one_and_one_that_is_behind_takes_nobody() {
+        assert_eq!(room(load(9.0), 0, 256), 1);
+        assert_eq!(room(Load { oldest_wait: Duration::from_secs(2), ..load(0.01) }, 1, 256), 0);
+    }
+}
