@@ -1,12 +1,13 @@
 //! One established WebSocket: what it says, what it is told, and how it ends. One task each.
 
+mod voice;
+
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use auth::Principal;
 use fanout::Taken;
 use futures_util::future::{BoxFuture, OptionFuture};
-use model::{Caption, FaultKind, Samples, Sequence, Speaker, StreamId, StreamState};
-use rpc::WhenFull;
+use model::{Caption, FaultKind, Sequence};
 use tokio::time::{Instant, sleep_until};
 use tungstenite::Utf8Bytes;
 use uuid::Uuid;
@@ -14,12 +15,15 @@ use uuid::Uuid;
 use crate::{
     Edge,
     close::Close,
-    feed::{Following, Page, Update},
+    feed::{Following, Page},
     metrics::Refused,
-    protocol::{self, ClientMessage, Init, Shape},
+    protocol::{self, ClientMessage, Shape},
     socket::{Received, Socket, Unsent},
-    source::{Command, Next, Report, Source},
+    source::{Command, Next},
+    update::Update,
 };
+
+use voice::Voice;
 
 /// Pings that may go unanswered (system A's documents: three of 15 s).
 const PINGS_UNANSWERED_MAX: u32 = 3;
@@ -32,6 +36,9 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Updates that are written in one go when several wait.
 const BATCH_MAX: usize = 32;
+
+/// How long the last finals of a stream may take to be told before `stopped` is.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(3);
 
 /// When a client that was sent away comes back: after this and up to as much again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
@@ -73,77 +80,28 @@ impl From<Unsent> for End {
 }
 
 /// Serves a socket until it ends.
-pub(crate) async fn serve(edge: Arc<Edge>, mut socket: Socket, peer: Peer) {
+///
+/// Most connections wait most of their life, and there are many: their state is one box, and what they do seldom is
+/// boxed while they do it, so that the task itself stays small.
+pub(crate) async fn serve(mut connection: Box<Connection>) {
+    let edge = connection.edge.clone();
     let _open = edge.tally.connection();
     let began = Instant::now();
-    edge.sessions.present(&peer.principal);
-    let greeting =
-        protocol::connected(peer.principal.session(), peer.principal.user().as_str(), edge.clock.now());
-    let following = edge.feeds.follow(&edge, peer.principal.session());
-    let state = following.state();
-    let greeted = socket.send([greeting]).await;
-    let mut connection = Connection {
-        replay: None,
-        told: Sequence::default(),
-        voice: Voice::Silent(None),
-        is_native: false,
-        blocked: None,
-        heard: true,
-        unanswered: 0,
-        bad: 0,
-        received: 0,
-        delivered: 0,
-        warned_at: None,
-        ping_at: began + edge.settings.ping_interval,
-        leaving: Leaving::No,
-        edge: edge.clone(),
-        socket,
-        peer,
-        following,
-    };
-    let outcome = match greeted {
-        Ok(()) => connection.run(state).await,
-        Err(unsent) => unsent.into(),
-    };
-    let Connection { socket, received, delivered, .. } = connection;
+    let outcome = connection.run().await;
+    let Connection { socket, received, delivered, voice, blocked, .. } = *connection;
+    if let (Some(command), Voice::Speaking(source) | Voice::Stopping(source)) = (blocked, voice) {
+        edge.life.spawn(source.deliver(command));
+    }
     let code = match &outcome {
         End::Gone => 0,
         End::Close(close, _) => close.code(),
     };
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
-        socket.close(last, close).await;
+        Box::pin(socket.close(last, close, edge.life.stopping())).await;
     }
     let seconds = began.elapsed().as_secs();
     tracing::info!(code, seconds, received, delivered, "connection ended");
-}
-
-/// A connection's part as a speaker.
-enum Voice {
-    /// No audio yet; perhaps an `init`, with the stream that it was promised.
-    Silent(Option<Box<(StreamId, Init)>>),
-    /// Audio flows.
-    Speaking(Box<Source>),
-    /// `stop` was said, or the edge drains; what was sent is being finished.
-    Stopping(Box<Source>),
-    /// Finished. Audio is refused until the next `init`.
-    Stopped(Option<StreamId>, Samples),
-}
-
-impl Voice {
-    fn source(&self) -> Option<&Source> {
-        match self {
-            Self::Speaking(source) | Self::Stopping(source) => Some(source),
-            Self::Silent(_) | Self::Stopped(..) => None,
-        }
-    }
-
-    fn source_mut(&mut self) -> Option<&mut Source> {
-        match self {
-            Self::Speaking(source) | Self::Stopping(source) => Some(source),
-            Self::Silent(_) | Self::Stopped(..) => None,
-        }
-    }
 }
 
 /// How far a connection is in leaving a draining edge.
@@ -156,15 +114,20 @@ enum Leaving {
     At(Instant),
 }
 
-struct Connection {
+/// An established WebSocket and what is known of it.
+pub(crate) struct Connection {
     edge: Arc<Edge>,
     socket: Socket,
     peer: Peer,
     following: Following,
-    /// Finals of the past that are still to be told. While it is there, live ones wait in the queue.
+    /// Finals of the past that are still to be told. While it is there, live ones are not told but read with them.
     replay: Option<BoxFuture<'static, Page>>,
+    /// Whether a live final came since the page that is being read was asked for.
+    overtaken: bool,
     /// Finals up to here were told by the replay.
     told: Sequence,
+    /// What is said once every final that is stored has been told.
+    last_word: Option<(BoxFuture<'static, ()>, Utf8Bytes)>,
     voice: Voice,
     /// Whether the client has said `init`: it then knows acknowledgements.
     is_native: bool,
@@ -186,6 +149,7 @@ enum Event {
     Received(Received),
     Update(Taken<Update>),
     Page(Page),
+    CaughtUp,
     Source(Next),
     Time,
     Drain,
@@ -194,12 +158,40 @@ enum Event {
 }
 
 impl Connection {
-    async fn run(&mut self, state: Option<StreamState>) -> End {
-        if let Some(state) = state {
-            let status = protocol::stt_status(self.peer.principal.session(), state, self.edge.clock.now());
-            if let Flow::Break(end) = self.send(status).await {
-                return end;
-            }
+    /// A participant joins its session.
+    pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, peer: Peer) -> Box<Self> {
+        edge.sessions.present(&peer.principal);
+        let following = edge.feeds.follow(edge, peer.principal.session());
+        Box::new(Self {
+            replay: None,
+            overtaken: false,
+            told: Sequence::default(),
+            last_word: None,
+            voice: Voice::Silent(None),
+            is_native: false,
+            blocked: None,
+            heard: true,
+            unanswered: 0,
+            bad: 0,
+            received: 0,
+            delivered: 0,
+            warned_at: None,
+            ping_at: Instant::now() + edge.settings.ping_interval,
+            leaving: Leaving::No,
+            edge: edge.clone(),
+            socket,
+            peer,
+            following,
+        })
+    }
+
+    async fn run(&mut self) -> End {
+        let (session, user) = (self.peer.principal.session(), self.peer.principal.user());
+        let now = self.edge.clock.now();
+        let mut greeting = vec![protocol::connected(session, user.as_str(), now)];
+        greeting.extend(self.following.state().map(|state| protocol::stt_status(session, state, now)));
+        if let Flow::Break(end) = self.send_all(greeting).await {
+            return end;
         }
         if let Some(since) = self.peer.since {
             self.replay_from(since);
@@ -214,7 +206,7 @@ impl Connection {
 
     async fn wake(&mut self) -> Event {
         let wake_at = self.wake_at();
-        let Self { edge, socket, following, replay, voice, blocked, leaving, .. } = self;
+        let Self { edge, socket, following, replay, last_word, voice, blocked, leaving, .. } = self;
         let is_blocked = blocked.is_some();
         let source = async {
             match voice.source_mut() {
@@ -224,8 +216,9 @@ impl Connection {
         };
         tokio::select! {
             received = socket.receive(), if !is_blocked => Event::Received(received),
-            taken = following.follower().take(), if replay.is_none() => Event::Update(taken),
+            taken = following.follower().take() => Event::Update(taken),
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
+            Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
             next = source => Event::Source(next),
             () = sleep_until(wake_at) => Event::Time,
             () = edge.life.draining().cancelled(), if *leaving == Leaving::No => Event::Drain,
@@ -251,6 +244,7 @@ impl Connection {
             Event::Received(received) => self.hear(received).await,
             Event::Update(taken) => self.tell(taken).await,
             Event::Page(page) => self.tell_page(page).await,
+            Event::CaughtUp => self.say_last_word().await,
             Event::Source(Next::Report(report)) => self.report(report).await,
             Event::Source(Next::Room) => {
                 if let Some(command) = self.blocked.take() {
@@ -292,7 +286,7 @@ impl Connection {
             Received::Text(text) => {
                 self.count_received();
                 if self.allowed().await? {
-                    return self.hear_text(&text).await;
+                    return Box::pin(self.hear_text(&text)).await;
                 }
                 GO_ON
             }
@@ -380,155 +374,12 @@ impl Connection {
         self.send(error).await
     }
 
-    async fn init(&mut self, init: Init) -> Flow {
-        if !self.may_speak() {
-            return self.refuse(FaultKind::Forbidden, "this token may only follow").await;
+    async fn say_last_word(&mut self) -> Flow {
+        let Some((_, word)) = self.last_word.take() else { return GO_ON };
+        while let Some(taken) = self.following.follower().try_take() {
+            self.tell(taken).await?;
         }
-        if self.voice.source().is_some() {
-            return self.refuse(FaultKind::Caller, "init must come before audio, or after stopped").await;
-        }
-        let stream = StreamId(Uuid::new_v4());
-        if let Some(shape) = init.shape {
-            self.peer.shape = shape;
-        }
-        self.peer.partials = init.partials;
-        self.is_native = true;
-        let mut answers = vec![protocol::initialized(stream, &init)];
-        if !init.translate_to.is_empty() {
-            let text = "translateTo: no translation is offered here; captions come untranslated";
-            answers.push(protocol::warning("not_translated", text));
-        }
-        self.voice = Voice::Silent(Some(Box::new((stream, init))));
-        self.bad = 0;
-        self.send_all(answers).await
-    }
-
-    async fn hear_audio(&mut self, bytes: bytes::Bytes) -> Flow {
-        if !self.may_speak() {
-            return self.refuse(FaultKind::Forbidden, "this token may only follow, not send audio").await;
-        }
-        if self.leaving != Leaving::No {
-            // A draining edge takes no more; the client is told in a moment where its audio ended.
-            return GO_ON;
-        }
-        match &mut self.voice {
-            Voice::Silent(init) => {
-                let init = init.take();
-                self.edge.tally.audio(bytes.len());
-                self.speak(init);
-                self.command(Command::Audio(bytes));
-                self.bad = 0;
-                GO_ON
-            }
-            Voice::Speaking(_) => {
-                self.edge.tally.audio(bytes.len());
-                self.command(Command::Audio(bytes));
-                self.bad = 0;
-                GO_ON
-            }
-            Voice::Stopping(_) | Voice::Stopped(..) => {
-                self.edge.tally.refused(Refused::Invalid);
-                // What was on its way when the client stopped may be many messages: one answer for all.
-                if self.may_warn() {
-                    let text = "audio after stop is not used; send init to speak again";
-                    return self.send(protocol::error(FaultKind::Caller, text, None)).await;
-                }
-                GO_ON
-            }
-        }
-    }
-
-    /// Opens the stream that the first audio needs.
-    fn speak(&mut self, init: Option<Box<(StreamId, Init)>>) {
-        let principal = &self.peer.principal;
-        let speaker =
-            Speaker { identity: principal.identity().clone(), name: principal.name().map(str::to_owned) };
-        let (stream, init) = match init.map(|init| *init) {
-            Some((stream, init)) => (stream, Some(init)),
-            None => (StreamId(Uuid::new_v4()), None),
-        };
-        // A client that knows `init` knows that a full window makes it wait. Others send at the pace of a
-        // microphone and cannot wait.
-        let when_full = if init.is_some() { WhenFull::Wait } else { WhenFull::DropOldest };
-        let mut format = audio::DEFAULT_FORMAT;
-        format.encoding = audio::Encoding::Auto;
-        let format = init.as_ref().map_or(format, |init| init.format);
-        let source = rpc::Source {
-            stream,
-            session: principal.session().clone(),
-            speaker,
-            endpointing_ms: init.as_ref().and_then(|init| init.endpointing_ms),
-            // Other followers of the session read partials even if this connection does not.
-            partials: true,
-            language: init.and_then(|init| init.language),
-            started_at: self.edge.clock.now(),
-        };
-        self.voice = Voice::Speaking(Box::new(Source::open(&self.edge, source, format, when_full)));
-    }
-
-    /// Hands a command to the source, or keeps it until there is room.
-    fn command(&mut self, command: Command) {
-        if let Some(source) = self.voice.source() {
-            self.blocked = source.command(command).err();
-        }
-    }
-
-    async fn hear_stop(&mut self) -> Flow {
-        self.bad = 0;
-        match &self.voice {
-            Voice::Speaking(_) => self.stop(),
-            // Its answer is on the way.
-            Voice::Stopping(_) => {}
-            Voice::Silent(_) => {
-                self.voice = Voice::Stopped(None, Samples(0));
-                return self.send(protocol::stopped(None, Samples(0))).await;
-            }
-            Voice::Stopped(stream, samples) => return self.send(protocol::stopped(*stream, *samples)).await,
-        }
-        GO_ON
-    }
-
-    /// Lets the source finish.
-    fn stop(&mut self) {
-        let voice = std::mem::replace(&mut self.voice, Voice::Silent(None));
-        self.voice = match voice {
-            Voice::Speaking(source) => Voice::Stopping(source),
-            other => other,
-        };
-        if matches!(self.voice, Voice::Stopping(_)) && self.blocked.is_none() {
-            self.command(Command::Stop);
-        }
-    }
-
-    async fn report(&mut self, report: Option<Report>) -> Flow {
-        let Some(stream) = self.voice.source().map(|source| source.stream) else { return GO_ON };
-        match report {
-            Some(Report::Acknowledged(samples)) if self.is_native => {
-                self.send(protocol::ack(stream, samples)).await
-            }
-            Some(Report::Acknowledged(_)) => GO_ON,
-            Some(Report::Gap { start, end }) => {
-                let text =
-                    format!("audio from {start} to {end} was lost: transcription is overloaded or away");
-                self.send(protocol::warning("gap", &text)).await
-            }
-            Some(Report::Undecodable(error)) => end_with(
-                Close::after(error.fault()),
-                protocol::error(error.fault(), &error.to_string(), None),
-            ),
-            Some(Report::Failed { fault, message, retry_after }) => {
-                end_with(Close::after(fault), protocol::error(fault, &message, retry_after))
-            }
-            Some(Report::Ended(samples)) => {
-                self.blocked = None;
-                self.voice = Voice::Stopped(Some(stream), samples);
-                self.send(protocol::stopped(Some(stream), samples)).await
-            }
-            None => {
-                let text = "the audio could not be carried to a transcription worker";
-                end_with(Close::Fault, protocol::error(FaultKind::Defect, text, None))
-            }
-        }
+        self.send(word).await
     }
 
     async fn refresh(&mut self, token: &settings::Secret) -> Flow {
@@ -547,6 +398,7 @@ impl Connection {
 
     fn replay_from(&mut self, since: Sequence) {
         self.told = since;
+        self.overtaken = false;
         self.replay = Some(self.following.page(self.edge.storage.clone(), since));
     }
 
@@ -557,8 +409,8 @@ impl Connection {
             self.told = segment.sequence;
             Update::caption(Caption::Final(segment)).encode(self.peer.shape, &mut texts);
         }
-        if !page.is_last {
-            self.replay = Some(self.following.page(self.edge.storage.clone(), self.told));
+        if !page.is_last || self.overtaken {
+            self.replay_from(self.told);
         }
         self.deliver(texts).await
     }
@@ -572,7 +424,10 @@ impl Connection {
                 let text = "this connection did not read its captions in time";
                 return end_with(Close::SlowFollower, protocol::error(FaultKind::Overloaded, text, None));
             };
-            if self.is_news(&update) {
+            if self.replay.is_some() && update.sequence().is_some() {
+                // It is stored: the page after the one that is being read has it.
+                self.overtaken = true;
+            } else if self.is_news(&update) {
                 update.encode(self.peer.shape, &mut texts);
             }
             next = if texts.len() < BATCH_MAX { self.following.follower().try_take() } else { None };

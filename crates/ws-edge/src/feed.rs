@@ -6,31 +6,27 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use event_bus::{Event, Received, Subscriber};
-use fanout::{Follower, Hub, Item};
+use fanout::{Follower, Hub};
 use futures_util::future::{BoxFuture, OptionFuture};
-use model::{
-    Caption, Clock, Final, Sequence, SessionSlug, StreamId, StreamState, StreamStatus, Timestamp, Topic,
-    UtteranceId,
-};
+use model::{Caption, Final, Sequence, SessionSlug, StreamId, StreamState, StreamStatus, Topic};
 use storage::{Storage, StorageError};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tungstenite::Utf8Bytes;
 
 use crate::{
     Edge,
     metrics::Tally,
     order::{Accepted, Order},
-    protocol::{self, Shape},
+    update::Update,
 };
 
 /// Events that wait for one feed. When it is full, a partial is lost and a final is read from Postgres.
@@ -61,80 +57,6 @@ const STATE_LIMIT: Duration = Duration::from_secs(60);
 /// Streams of one session whose state is kept.
 const STREAMS_MAX: usize = 256;
 
-/// Something that the followers of a session are told. Encoded once for all of them.
-#[derive(Clone)]
-pub(crate) struct Update(Arc<Told>);
-
-struct Told {
-    what: What,
-    split: OnceLock<Utf8Bytes>,
-    transcript: OnceLock<Utf8Bytes>,
-}
-
-enum What {
-    Caption(Caption),
-    State { session: SessionSlug, state: StreamState, at: Timestamp },
-}
-
-/// What an update is the newest state of.
-#[derive(PartialEq)]
-pub(crate) enum Subject {
-    Utterance(UtteranceId),
-    Session,
-}
-
-impl Update {
-    pub(crate) fn caption(caption: Caption) -> Self {
-        Self::new(What::Caption(caption))
-    }
-
-    fn new(what: What) -> Self {
-        Self(Arc::new(Told { what, split: OnceLock::new(), transcript: OnceLock::new() }))
-    }
-
-    /// Adds its messages in `shape`.
-    pub(crate) fn encode(&self, shape: Shape, texts: &mut Vec<Utf8Bytes>) {
-        let Told { what, split, transcript } = &*self.0;
-        match what {
-            What::State { session, state, at } => {
-                texts.push(split.get_or_init(|| protocol::stt_status(session, *state, *at)).clone());
-            }
-            What::Caption(caption) => {
-                if shape != Shape::Transcript {
-                    texts.push(split.get_or_init(|| protocol::transcript(caption, true)).clone());
-                }
-                if shape != Shape::Split {
-                    texts.push(transcript.get_or_init(|| protocol::transcript(caption, false)).clone());
-                }
-            }
-        }
-    }
-
-    /// The place of a final in its topic.
-    pub(crate) fn sequence(&self) -> Option<Sequence> {
-        match &self.0.what {
-            What::Caption(Caption::Final(segment)) => Some(segment.sequence),
-            What::Caption(Caption::Partial(_)) | What::State { .. } => None,
-        }
-    }
-
-    /// Whether it is text of an open utterance.
-    pub(crate) fn is_partial(&self) -> bool {
-        matches!(self.0.what, What::Caption(Caption::Partial(_)))
-    }
-}
-
-impl Item for Update {
-    type Key = Subject;
-    fn replaces(&self) -> Option<Subject> {
-        match &self.0.what {
-            What::Caption(Caption::Partial(partial)) => Some(Subject::Utterance(partial.utterance)),
-            What::Caption(Caption::Final(_)) => None,
-            What::State { .. } => Some(Subject::Session),
-        }
-    }
-}
-
 /// The feeds of this process.
 pub(crate) struct Feeds {
     pub(crate) hub: Hub<SessionSlug, Update>,
@@ -151,6 +73,9 @@ pub(crate) struct Feed {
     states: Mutex<States>,
     /// Whether the feed knows from where on it tells every final.
     begun: watch::Sender<bool>,
+    /// How often somebody wanted to be sure that everything stored was told, and which of these wishes are met.
+    asked: AtomicU64,
+    answered: watch::Sender<u64>,
 }
 
 /// A place among the followers of a session.
@@ -167,6 +92,17 @@ impl Following {
     /// What is known of the session's streams.
     pub(crate) fn state(&self) -> Option<StreamState> {
         self.feed.lock_states().overall()
+    }
+
+    /// Ends when every final that is stored by now waits in the follower's queue, or was taken from it.
+    pub(crate) fn caught_up(&self) -> BoxFuture<'static, ()> {
+        let feed = self.feed.clone();
+        Box::pin(async move {
+            let mut answered = feed.answered.subscribe();
+            let ticket = feed.asked.fetch_add(1, Ordering::AcqRel) + 1;
+            feed.catch_up();
+            let _ = answered.wait_for(|answered| *answered >= ticket).await;
+        })
     }
 
     /// The finals after `after`, at most a page of them: less than a page means that everything later comes by the
@@ -224,6 +160,8 @@ impl Feeds {
             wake: Notify::new(),
             states: Mutex::default(),
             begun: watch::Sender::new(false),
+            asked: AtomicU64::new(0),
+            answered: watch::Sender::new(0),
         });
         open.insert(session.clone(), feed.clone());
         edge.life.spawn(run(edge.clone(), session.clone(), feed.clone(), events));
@@ -327,7 +265,7 @@ async fn run(edge: Arc<Edge>, session: SessionSlug, feed: Arc<Feed>, mut events:
     wish(&session).await;
     let mut teller = Teller { edge: &edge, session: &session, feed: &feed, order: Order::default() };
     let mut reading: Option<BoxFuture<'static, Result<Read, StorageError>>> = None;
-    let mut pause = Duration::ZERO;
+    let (mut pause, mut asked) = (Duration::ZERO, 0);
     let mut look = Instant::now() + LINGER;
     loop {
         let position = teller.order.last();
@@ -336,6 +274,7 @@ async fn run(edge: Arc<Edge>, session: SessionSlug, feed: Arc<Feed>, mut events:
         {
             let grace = if teller.order.has_gap() { REORDER_GRACE } else { Duration::ZERO };
             let delay = pause.max(grace);
+            asked = feed.asked.load(Ordering::Acquire);
             reading = Some(Box::pin(read(edge.storage.clone(), session.clone(), position, delay)));
         }
         tokio::select! {
@@ -345,7 +284,13 @@ async fn run(edge: Arc<Edge>, session: SessionSlug, feed: Arc<Feed>, mut events:
                 reading = None;
                 match outcome {
                     Some(Ok(found)) => {
+                        let is_position = matches!(found, Read::Last(_));
                         if teller.found(found) {
+                            feed.missed.store(true, Ordering::Release);
+                        } else if !is_position {
+                            feed.answered.send_replace(asked);
+                        }
+                        if *feed.answered.borrow() < feed.asked.load(Ordering::Acquire) {
                             feed.missed.store(true, Ordering::Release);
                         }
                         // A gap that Postgres cannot fill yet is asked for less and less often.
@@ -455,17 +400,13 @@ impl Teller<'_> {
 
     fn tell_state(&self, changed: Option<StreamState>) {
         let Some(state) = changed else { return };
-        let what = What::State { session: self.session.clone(), state, at: self.clock().now() };
-        self.edge.feeds.hub.offer(self.session, &Update::new(what));
+        let update = Update::state(self.session.clone(), state, self.edge.clock.now());
+        self.edge.feeds.hub.offer(self.session, &update);
         self.tally().event();
     }
 
     fn tally(&self) -> &Tally {
         &self.edge.tally
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.edge.clock
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use auth::AuthError;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use model::{FaultKind, Sequence, SessionSlug};
 use tokio::sync::OwnedSemaphorePermit;
 use tungstenite::handshake::derive_accept_key;
@@ -12,7 +12,7 @@ use crate::{
     Edge,
     answers::{self, Answer},
     close::Close,
-    connection::{self, Peer},
+    connection::{self, Connection, Peer},
     limits::TooOften,
     protocol,
     settings::UpgradeAuth,
@@ -34,7 +34,8 @@ pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
         let values = request.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
     };
-    request.method() == Method::GET
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
         && names(&header::CONNECTION, "upgrade")
         && names(&header::UPGRADE, "websocket")
 }
@@ -110,7 +111,7 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, client: IpAddr, mut request: Request<
     edge.life.spawn(async move {
         let _place = place;
         let edge = task_edge;
-        let Some(socket) = Socket::after(upgraded, edge.settings.write_limit).await else {
+        let Some(socket) = Box::pin(Socket::after(upgraded, edge.settings.write_limit)).await else {
             tracing::info!(path, %client, "upgrade abandoned by the client");
             return;
         };
@@ -118,13 +119,14 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, client: IpAddr, mut request: Request<
             Ok(peer) => {
                 edge.tally.upgrade("established");
                 tracing::info!(path, %client, "upgrade established");
-                connection::serve(edge, socket, peer).await;
+                connection::serve(Connection::new(&edge, socket, peer)).await;
             }
             Err(Refusal { fault, message, close, retry_after }) => {
                 edge.tally.upgrade(fault.label());
                 edge.tally.closed(close);
                 tracing::info!(path, %client, code = close.code(), reason = message, "upgrade refused");
-                socket.close(Some(protocol::error(fault, &message, retry_after)), close).await;
+                let error = protocol::error(fault, &message, retry_after);
+                Box::pin(socket.close(Some(error), close, edge.life.stopping())).await;
             }
         }
     });

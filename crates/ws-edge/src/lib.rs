@@ -20,6 +20,7 @@ mod sessions;
 mod settings;
 mod socket;
 mod source;
+mod update;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -149,6 +150,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
     life.spawn_companion("bus listener", feed::listen(edge.clone(), edge.bus.subscriber(), wishes));
     life.spawn_critical("session notes", notes.run(edge.clone()));
+    life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
     life.spawn_critical("door", door::accept(edge.clone(), listener));
     life.spawn(say_farewell(edge.clone()));

@@ -30,6 +30,12 @@ const NOTED_MAX: usize = 50_000;
 /// Wait between attempts while Postgres is away: doubles from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// A session that nobody used for so long has ended.
+const SESSION_IDLE_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// How often idle sessions are looked for. Every edge does; only one finds each.
+const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Changes of the active speaker that a session remembers.
 const SPEAKERS_MAX: usize = 64;
 
@@ -248,13 +254,37 @@ async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), Stora
             storage.start_session(session, external_id, now).await.map(drop)
         }
         Note::Stopped { external_id } => {
-            let Some(session) = storage.stop_session(external_id, now).await? else { return Ok(()) };
-            edge.sessions.ended(&session.slug);
-            if let Err(error) = edge.bus.publish(&Topic::Session(session.slug), &Event::SessionEnded).await {
-                tracing::warn!(%error, "publish the end of a session");
+            if let Some(session) = storage.stop_session(external_id, now).await? {
+                tell_end(edge, session.slug).await;
             }
             Ok(())
         }
+    }
+}
+
+/// Ends sessions that nobody uses any more, until the edge drains.
+pub(crate) async fn end_idle(edge: Arc<Edge>) {
+    loop {
+        tokio::select! {
+            () = edge.life.draining().cancelled() => return,
+            () = tokio::time::sleep(IDLE_LOOK_INTERVAL) => {}
+        }
+        match edge.storage.end_idle_sessions(SESSION_IDLE_LIMIT, edge.clock.now()).await {
+            Ok(ended) => {
+                for session in ended {
+                    tell_end(&edge, session.slug).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "end idle sessions"),
+        }
+    }
+}
+
+/// Tells every edge that a session has ended.
+async fn tell_end(edge: &Edge, session: SessionSlug) {
+    edge.sessions.ended(&session);
+    if let Err(error) = edge.bus.publish(&Topic::Session(session), &Event::SessionEnded).await {
+        tracing::warn!(%error, "publish the end of a session");
     }
 }
 

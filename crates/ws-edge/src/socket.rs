@@ -12,6 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::WebSocketStream;
+use tokio_util::sync::CancellationToken;
 use tungstenite::{
     Error, Message, Utf8Bytes,
     protocol::{Role, WebSocketConfig},
@@ -23,13 +24,16 @@ use crate::close::Close;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a connection reads at once, and keeps while it is idle.
-const READ_BUFFER_BYTES: usize = 2 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
 
 /// Unsent bytes that one connection may hold: one message of the largest kind we send.
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long a peer may take to answer a close frame, and then to close the connection.
+/// How long a peer may take to answer a close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long it may take after that to close the connection.
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Bytes that are read and thrown away after an end that the peer has not noticed. Left unread, they would make the
 /// kernel reset the connection and take our last words with it.
@@ -83,7 +87,7 @@ impl Socket {
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Received::Alive,
             // The answer to its close frame leaves with the next poll, which then says `None`.
             Some(Ok(Message::Close(_))) => {
-                let _ = timeout(CLOSE_LIMIT, self.inner.next()).await;
+                let _ = Box::pin(timeout(CLOSE_LIMIT, self.inner.next())).await;
                 Received::Gone
             }
             Some(Err(Error::Capacity(_))) => Received::Broken(Close::TooBig),
@@ -113,7 +117,16 @@ impl Socket {
     }
 
     /// Sends a last message if there is one, closes, and waits a little for the peer to do so too.
-    pub(crate) async fn close(mut self, last: Option<Utf8Bytes>, close: Close) {
+    /// Does not wait once `stopping` is cancelled.
+    pub(crate) async fn close(self, last: Option<Utf8Bytes>, close: Close, stopping: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = self.say_goodbye(last, close) => {}
+            () = stopping.cancelled() => {}
+        }
+    }
+
+    async fn say_goodbye(mut self, last: Option<Utf8Bytes>, close: Close) {
         let goodbye = async {
             if let Some(last) = last {
                 self.inner.feed(Message::Text(last)).await?;
@@ -137,7 +150,7 @@ impl Socket {
             }
             Ok::<(), std::io::Error>(())
         };
-        let _ = timeout(CLOSE_LIMIT, leave).await;
+        let _ = timeout(LEAVE_LIMIT, leave).await;
     }
 }
 

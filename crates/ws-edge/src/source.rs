@@ -87,6 +87,11 @@ impl Source {
         }
     }
 
+    /// Hands on a last command whose connection is gone, however long there is no room for it.
+    pub(crate) async fn deliver(self: Box<Self>, command: Command) {
+        let _ = self.commands.send(command).await;
+    }
+
     /// Waits for news or, if `wants_room`, for room for a command. Cancel-safe.
     pub(crate) async fn next(&mut self, wants_room: bool) -> Next {
         tokio::select! {

@@ -72,6 +72,8 @@ impl Client {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => return Read::Said(serde_json::from_str(&text).unwrap()),
                     Some(Ok(Message::Close(Some(frame)))) => {
+                        // Sends the answer to it.
+                        let _ = self.socket.next().await;
                         return Read::Closed(frame.code.into(), frame.reason.to_string());
                     }
                     Some(Ok(Message::Close(None)) | Err(_)) | None => return Read::Lost,

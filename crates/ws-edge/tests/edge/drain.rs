@@ -53,5 +53,5 @@ async fn an_idle_edge_leaves_at_once() {
     stage.life.drain();
     follower.expect("reconnect").await;
     assert_eq!(follower.code().await, 1001);
-    stage.end().await;
+    assert_eq!(stage.life.end(Duration::from_secs(20)).await, Ok(()));
 }

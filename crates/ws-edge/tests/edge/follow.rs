@@ -217,6 +217,7 @@ async fn while_postgres_is_away_partials_go_on_and_finals_wait() {
             break;
         }
     }
+    assert_eq!(late.expect("transcript_partial").await["text"], "still", "its replay waits, it does not");
     cable.mend();
     assert_eq!(finals(&mut follower, 2).await, texts(1..=2));
     assert_eq!(finals(&mut late, 2).await, texts(1..=2));

@@ -79,6 +79,43 @@ async fn audio_is_heard_acknowledged_and_finished() {
 }
 
 #[tokio::test]
+async fn every_stored_final_is_told_before_stopped() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut client = stage.connect("alice", "").await;
+    client.send(ramp(320)).await;
+    // The feed knows where it begins once it has told something.
+    eventually("a final arrives", async || {
+        voice.say(&stage, "first").await;
+        client.say(json!({"type": "ping"})).await;
+        let mut heard = false;
+        loop {
+            let said = client.said().await;
+            heard |= said["type"] == "transcript_final";
+            if said["type"] == "pong" {
+                return heard;
+            }
+        }
+    })
+    .await;
+    // The bus does not ring for these.
+    for _ in 0..3 {
+        voice.store(&stage, "last").await;
+    }
+    client.say(json!({"type": "stop"})).await;
+    let mut last = 0;
+    loop {
+        let said = client.said().await;
+        last += usize::from(said["text"] == "last");
+        if said["type"] == "stopped" {
+            break;
+        }
+    }
+    assert_eq!(last, 3);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn stop_before_any_audio_is_answered() {
     let stage = Stage::start().await;
     let mut client = stage.connect("alice", "").await;

@@ -139,9 +139,9 @@ impl Stage {
         self.bus.publish(&Topic::Session(self.session.clone()), &Event::Caption(caption)).await.unwrap();
     }
 
-    /// Drains and waits for the end.
+    /// Ends it, and its clients as they are.
     pub async fn end(self) {
-        assert_eq!(self.life.end(Duration::from_secs(20)).await, Ok(()));
+        assert_eq!(self.life.end(Duration::from_millis(100)).await, Ok(()));
     }
 }
 

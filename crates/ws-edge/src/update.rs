@@ -1,0 +1,87 @@
+//! Something that the followers of a session are told, encoded once for all of them.
+
+use std::sync::{Arc, OnceLock};
+
+use fanout::Item;
+use model::{Caption, Sequence, SessionSlug, StreamState, Timestamp, UtteranceId};
+use tungstenite::Utf8Bytes;
+
+use crate::protocol::{self, Shape};
+
+/// A caption, or how the session's audio does. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Update(Arc<Told>);
+
+struct Told {
+    what: What,
+    split: OnceLock<Utf8Bytes>,
+    transcript: OnceLock<Utf8Bytes>,
+}
+
+enum What {
+    Caption(Caption),
+    State { session: SessionSlug, state: StreamState, at: Timestamp },
+}
+
+/// What an update is the newest state of.
+#[derive(PartialEq)]
+pub(crate) enum Subject {
+    Utterance(UtteranceId),
+    Session,
+}
+
+impl Update {
+    pub(crate) fn caption(caption: Caption) -> Self {
+        Self::new(What::Caption(caption))
+    }
+
+    pub(crate) fn state(session: SessionSlug, state: StreamState, at: Timestamp) -> Self {
+        Self::new(What::State { session, state, at })
+    }
+
+    fn new(what: What) -> Self {
+        Self(Arc::new(Told { what, split: OnceLock::new(), transcript: OnceLock::new() }))
+    }
+
+    /// Adds its messages in `shape`.
+    pub(crate) fn encode(&self, shape: Shape, texts: &mut Vec<Utf8Bytes>) {
+        let Told { what, split, transcript } = &*self.0;
+        match what {
+            What::State { session, state, at } => {
+                texts.push(split.get_or_init(|| protocol::stt_status(session, *state, *at)).clone());
+            }
+            What::Caption(caption) => {
+                if shape != Shape::Transcript {
+                    texts.push(split.get_or_init(|| protocol::transcript(caption, true)).clone());
+                }
+                if shape != Shape::Split {
+                    texts.push(transcript.get_or_init(|| protocol::transcript(caption, false)).clone());
+                }
+            }
+        }
+    }
+
+    /// The place of a final in its topic.
+    pub(crate) fn sequence(&self) -> Option<Sequence> {
+        match &self.0.what {
+            What::Caption(Caption::Final(segment)) => Some(segment.sequence),
+            What::Caption(Caption::Partial(_)) | What::State { .. } => None,
+        }
+    }
+
+    /// Whether it is text of an open utterance.
+    pub(crate) fn is_partial(&self) -> bool {
+        matches!(self.0.what, What::Caption(Caption::Partial(_)))
+    }
+}
+
+impl Item for Update {
+    type Key = Subject;
+    fn replaces(&self) -> Option<Subject> {
+        match &self.0.what {
+            What::Caption(Caption::Partial(partial)) => Some(Subject::Utterance(partial.utterance)),
+            What::Caption(Caption::Final(_)) => None,
+            What::State { .. } => Some(Subject::Session),
+        }
+    }
+}
