@@ -2,6 +2,9 @@
 //! `cargo bench -p speech --bench live` prints it. Arguments after `--`: `words` compares word times with the
 //! model's own (slow), `load` plays many streams at once, the name of a recording prints what is shown of it.
 
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a fault here ends the bench")]
+
+#[expect(dead_code, reason = "the tests use the rest of it")]
 #[path = "../tests/hearing/mod.rs"]
 mod hearing;
 

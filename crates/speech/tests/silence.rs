@@ -11,7 +11,7 @@ use std::f64::consts::TAU;
 /// Hears `pcm` as a live stream and returns every text that was shown of it.
 fn shown(moonshine: &mut speech::Moonshine, pcm: &[i16]) -> Vec<String> {
     let run = hearing::live(moonshine, &[pcm], &ListenerSettings::default(), 1, hearing::Pace::Modelled);
-    let texts = run.streams[0].iter().filter_map(|said| match &said.spoken {
+    let texts = run.streams.iter().flatten().filter_map(|said| match &said.spoken {
         Spoken::Partial { text, .. } | Spoken::Final { text, .. } => Some(text.clone()),
         _ => None,
     });
@@ -26,7 +26,7 @@ fn hum(hz: f64) -> impl Fn(f64) -> f64 {
 fn music(at: f64) -> f64 {
     const CHORDS: [[f64; 3]; 4] =
         [[261.6, 329.6, 392.0], [220.0, 261.6, 329.6], [174.6, 220.0, 261.6], [196.0, 246.9, 293.7]];
-    let chord = CHORDS[(at * 2.0) as usize % CHORDS.len()];
+    let chord = CHORDS.iter().cycle().nth((at * 2.0) as usize % CHORDS.len()).copied().unwrap_or_default();
     let since = at % 0.5;
     chord
         .iter()

@@ -16,6 +16,7 @@ pub struct WordErrors {
 
 impl WordErrors {
     /// Compares normalised texts with the fewest edits.
+    #[expect(clippy::indexing_slicing, reason = "the row has one cell more than `heard` has words")]
     pub fn between(reference: &str, transcript: &str) -> Self {
         let (said, heard) = (normalise(reference), normalise(transcript));
         // Each cell: (edits, substituted, deleted, inserted) between a prefix of `said` and one of `heard`.
@@ -137,20 +138,18 @@ fn spelled_number(word: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn texts_are_compared_by_their_words() {
-        assert_eq!(normalise("The \"forty-two line Bible\","), ["the", "42", "line", "bible"]);
-        assert_eq!(normalise("about fourteen fifty-five."), ["about", "1455"]);
-        assert_eq!(normalise("It's twenty one"), ["its", "21"]);
-        assert_eq!(normalise("1455"), ["1455"]);
+        assert_eq!(super::normalise("The \"forty-two line Bible\","), ["the", "42", "line", "bible"]);
+        assert_eq!(super::normalise("about fourteen fifty-five."), ["about", "1455"]);
+        assert_eq!(super::normalise("It's twenty one"), ["its", "21"]);
+        assert_eq!(super::normalise("1455"), ["1455"]);
     }
 
     #[test]
     fn errors_are_told_apart() {
         let check = |reference, transcript, substituted, deleted, inserted| {
-            let errors = WordErrors::between(reference, transcript);
+            let errors = super::WordErrors::between(reference, transcript);
             assert_eq!(
                 (errors.substituted, errors.deleted, errors.inserted),
                 (substituted, deleted, inserted)
@@ -161,7 +160,7 @@ mod tests {
         check("a b c", "a c", 0, 1, 0);
         check("a b c", "a b b c", 0, 0, 1);
         check("", "a", 0, 0, 1);
-        assert_eq!(WordErrors::between("a b c d", "a b c").rate(), 0.25);
-        assert_eq!(WordErrors::between("", "a").rate(), 1.0);
+        assert_eq!(super::WordErrors::between("a b c d", "a b c").rate(), 0.25);
+        assert_eq!(super::WordErrors::between("", "a").rate(), 1.0);
     }
 }

@@ -1,6 +1,14 @@
 //! What the tests and the bench of this crate share: recordings, made sounds, the model, and a simulation of
 //! live streams on a virtual clock.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a fault here fails the test or the bench that met it"
+)]
+
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
