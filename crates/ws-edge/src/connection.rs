@@ -2,13 +2,13 @@
 
 mod voice;
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use auth::Principal;
 use fanout::Taken;
 use futures_util::future::{BoxFuture, OptionFuture};
 use model::{Caption, FaultKind, Sequence};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
@@ -39,6 +39,9 @@ const BATCH_MAX: usize = 32;
 
 /// How long the last finals of a stream may take to be told before `stopped` is.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(3);
+
+/// Tokens may be made for a thousand years; nobody waits for those.
+const TOKEN_LOOK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// When a client that was sent away comes back: after this and up to as much again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
@@ -141,6 +144,9 @@ pub(crate) struct Connection {
     delivered: u64,
     warned_at: Option<Instant>,
     ping_at: Instant,
+    token_ends_at: Instant,
+    /// Kept from one wait to the next: setting it anew for every caption would cost as much as the caption.
+    alarm: Pin<Box<Sleep>>,
     leaving: Leaving,
 }
 
@@ -162,6 +168,7 @@ impl Connection {
     pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, peer: Peer) -> Box<Self> {
         edge.sessions.present(&peer.principal);
         let following = edge.feeds.follow(edge, peer.principal.session());
+        let ping_at = Instant::now() + edge.settings.ping_interval;
         Box::new(Self {
             replay: None,
             overtaken: false,
@@ -176,7 +183,9 @@ impl Connection {
             received: 0,
             delivered: 0,
             warned_at: None,
-            ping_at: Instant::now() + edge.settings.ping_interval,
+            ping_at,
+            token_ends_at: token_ends_at(edge, &peer.principal),
+            alarm: Box::pin(sleep_until(ping_at)),
             leaving: Leaving::No,
             edge: edge.clone(),
             socket,
@@ -206,7 +215,10 @@ impl Connection {
 
     async fn wake(&mut self) -> Event {
         let wake_at = self.wake_at();
-        let Self { edge, socket, following, replay, last_word, voice, blocked, leaving, .. } = self;
+        if self.alarm.deadline() != wake_at {
+            self.alarm.as_mut().reset(wake_at);
+        }
+        let Self { edge, socket, following, replay, last_word, voice, blocked, alarm, leaving, .. } = self;
         let is_blocked = blocked.is_some();
         let source = async {
             match voice.source_mut() {
@@ -220,7 +232,7 @@ impl Connection {
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
             Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
             next = source => Event::Source(next),
-            () = sleep_until(wake_at) => Event::Time,
+            () = alarm.as_mut() => Event::Time,
             () = edge.life.draining().cancelled(), if *leaving == Leaving::No => Event::Drain,
             () = edge.farewell.cancelled(), if *leaving == Leaving::Draining => Event::Farewell,
             () = edge.life.stopping().cancelled() => Event::Stop,
@@ -229,10 +241,7 @@ impl Connection {
 
     /// The next ping, the end of the token or the time to leave, whichever is first.
     fn wake_at(&self) -> Instant {
-        let token_left = self.peer.principal.expires_at().since(self.edge.clock.now());
-        let until_ping = self.ping_at.saturating_duration_since(Instant::now());
-        // The token may end in a thousand years; pings come before that.
-        let next = Instant::now() + token_left.min(until_ping);
+        let next = self.ping_at.min(self.token_ends_at);
         match self.leaving {
             Leaving::At(moment) => next.min(moment),
             Leaving::No | Leaving::Draining => next,
@@ -387,6 +396,7 @@ impl Connection {
         match self.edge.tokens.verify_for(token.expose(), principal.session()) {
             Ok(fresh) if fresh.identity() == principal.identity() => {
                 let expires_at = fresh.expires_at();
+                self.token_ends_at = token_ends_at(&self.edge, &fresh);
                 self.peer.principal = fresh;
                 self.bad = 0;
                 self.send(protocol::refreshed(expires_at)).await
@@ -467,6 +477,8 @@ impl Connection {
             let text = "the transcription token has expired: connect again with a new one";
             return end_with(Close::Expired, protocol::error(FaultKind::Expired, text, None));
         }
+        // The wall clock may have been set.
+        self.token_ends_at = token_ends_at(&self.edge, &self.peer.principal);
         if matches!(self.leaving, Leaving::At(moment) if moment <= Instant::now()) {
             return self.leave();
         }
@@ -495,6 +507,12 @@ impl Connection {
         let retry_after = RECONNECT_AFTER + jittered(RECONNECT_AFTER);
         end_with(Close::GoingAway, protocol::reconnect(retry_after))
     }
+}
+
+/// When a token ends, by the clock that does not jump.
+fn token_ends_at(edge: &Edge, principal: &Principal) -> Instant {
+    let left = principal.expires_at().since(edge.clock.now());
+    Instant::now() + left.min(TOKEN_LOOK_MAX)
 }
 
 /// A random part of a span.

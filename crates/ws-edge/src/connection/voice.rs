@@ -45,7 +45,7 @@ impl Connection {
         if !self.may_speak() {
             return self.refuse(FaultKind::Forbidden, "this token may only follow").await;
         }
-        if self.voice.source().is_some() {
+        if self.voice.source().is_some() || self.last_word.is_some() {
             return self.refuse(FaultKind::Caller, "init must come before audio, or after stopped").await;
         }
         let stream = StreamId(Uuid::new_v4());
@@ -140,6 +140,7 @@ impl Connection {
             Voice::Speaking(_) => self.stop(),
             // Its answer is on the way.
             Voice::Stopping(_) => {}
+            Voice::Stopped(..) if self.last_word.is_some() => {}
             Voice::Silent(_) => {
                 self.voice = Voice::Stopped(None, Samples(0));
                 return self.send(protocol::stopped(None, Samples(0))).await;
