@@ -31,7 +31,7 @@ pub struct Measures {
     pub first: Delays,
     /// From the end of each run of speech to the last final of it.
     pub last: Delays,
-    /// From the end of each word of a final to the message since which it and all before it never changed.
+    /// From the end of each word of a final to the message since which it stood at its place without a change.
     pub stable: Delays,
     /// Words that came to be shown. A word shown again behind one that changed counts again.
     pub words_shown: usize,
@@ -118,7 +118,7 @@ struct Utterance {
     text: String,
     /// The words of the newest message, normalised one by one.
     shown: Vec<String>,
-    /// Since when each of them, and all before it, stand.
+    /// Since when each of them stands at its place.
     since: Vec<Duration>,
 }
 
@@ -130,8 +130,12 @@ impl Utterance {
         let same = words.iter().zip(&self.shown).take_while(|(new, old)| new == old).count();
         measures.words_taken_back += self.shown.len() - same;
         measures.words_shown += words.len() - same;
-        self.since.truncate(same);
         self.since.resize(words.len(), at);
+        for (index, (word, since)) in words.iter().zip(&mut self.since).enumerate() {
+            if self.shown.get(index) != Some(word) {
+                *since = at;
+            }
+        }
         self.shown = words;
         (self.start, self.end) = (caption.start, caption.end);
         self.text.clone_from(&caption.text);
@@ -265,6 +269,30 @@ mod tests {
                 .collect();
             let (measures, _) = measure(&messages, &list, &recordings);
             assert_eq!((measures.words_shown, measures.words_taken_back), (shown, taken_back), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_stable_since_it_stands_at_its_place() {
+        let (recordings, list) = said();
+        for (early, late, stable_since_ms) in [
+            ("a b c", "a b c", [1000, 1000, 1000]),
+            ("x b c", "a b c", [2000, 1000, 1000]),
+            ("b c", "a b c", [2000, 2000, 2000]),
+            ("a b", "a b c", [1000, 1000, 2000]),
+            ("a b c d", "a b c", [1000, 1000, 1000]),
+        ] {
+            let (measures, _) = measure(
+                &[
+                    heard(1000, "u-1", false, early, (0.0, 0.9), &[]),
+                    heard(2000, "u-1", true, late, (0.0, 0.9), &[0.0, 0.0, 0.0]),
+                ],
+                &list,
+                &recordings,
+            );
+            let mut expected = Delays::default();
+            stable_since_ms.iter().for_each(|&ms| expected.record(0.0, Duration::from_millis(ms)));
+            assert_eq!(measures.stable.percentiles(), expected.percentiles(), "{early} / {late}");
         }
     }
 

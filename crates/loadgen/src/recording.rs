@@ -18,8 +18,14 @@ const SPEECH_RANGE_DB: f64 = 25.0;
 /// finished, so that each run's end is a moment at which a final is due.
 const PAUSE_FRAMES: usize = 35;
 
-/// Shorter sounds are clicks: 100 ms.
-const RUN_FRAMES_MIN: usize = 5;
+/// Loud sound with no gap longer than this belongs together: 200 ms.
+const GAP_FRAMES: usize = 10;
+
+/// Shorter bursts are clicks: 100 ms. One that lies before speech would be taken for its start.
+const BURST_FRAMES_MIN: usize = 5;
+
+/// Shorter runs are breaths and thumps: 300 ms. In no recording does a single short word stand alone.
+const RUN_FRAMES_MIN: usize = 15;
 
 /// Real speech and what is said in it.
 #[derive(Debug)]
@@ -111,15 +117,26 @@ fn speech_runs(pcm: &[i16]) -> Vec<Range<usize>> {
     sorted.sort_by(f64::total_cmp);
     let loud = sorted.get(sorted.len() * 95 / 100).copied().unwrap_or(0.0);
     let threshold = loud / 10_f64.powf(SPEECH_RANGE_DB / 10.0);
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for (frame, _) in powers.iter().enumerate().filter(|(_, power)| **power > threshold) {
-        match runs.last_mut() {
-            Some(run) if frame - run.end < PAUSE_FRAMES => run.end = frame + 1,
-            _ => runs.push(frame..frame + 1),
+    let loud = powers.iter().enumerate().filter(|(_, power)| **power > threshold);
+    let bursts = joined(loud.map(|(frame, _)| frame..frame + 1), GAP_FRAMES, BURST_FRAMES_MIN);
+    let runs = joined(bursts, PAUSE_FRAMES, RUN_FRAMES_MIN);
+    runs.map(|run| run.start * FRAME_SAMPLES..run.end * FRAME_SAMPLES).collect()
+}
+
+/// Joins neighbours that lie less than `gap` apart, and leaves out what is then still shorter than `least`.
+fn joined(
+    parts: impl Iterator<Item = Range<usize>>,
+    gap: usize,
+    least: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    let mut whole: Vec<Range<usize>> = Vec::new();
+    for part in parts {
+        match whole.last_mut() {
+            Some(last) if part.start - last.end < gap => last.end = part.end,
+            _ => whole.push(part),
         }
     }
-    runs.retain(|run| run.len() >= RUN_FRAMES_MIN);
-    runs.iter().map(|run| run.start * FRAME_SAMPLES..run.end * FRAME_SAMPLES).collect()
+    whole.into_iter().filter(move |joined| joined.len() >= least)
 }
 
 #[cfg(test)]
@@ -172,6 +189,11 @@ mod tests {
         check(&[true, false, true, true], &[(0, 1), (2, 4)]);
         assert!(speech_runs(&[]).is_empty());
         assert!(speech_runs(&[0; 16_000]).is_empty());
+        let mut click = sound(&[false, false, true, false, false]);
+        click.splice(8_000..8_960, sound(&[true]).into_iter().take(960));
+        click.splice(64_000..67_200, sound(&[true]).into_iter().take(3_200));
+        let runs = speech_runs(&click);
+        assert_eq!((runs.len(), &runs[0]), (1, &(32_000..48_000)), "a click before and a thump after");
         let mut short_pause = sound(&[true, false, true]);
         short_pause.drain(16_000..24_000);
         let runs = speech_runs(&short_pause);

@@ -19,7 +19,7 @@ pub struct Level {
     pub first_partial: Option<Percentiles>,
     /// End of speech to its final.
     pub r#final: Option<Percentiles>,
-    /// End of a word to the message since which it never changed.
+    /// End of a word to the message since which it stood at its place without a change.
     pub stable_word: Option<Percentiles>,
     /// Words that came to be shown.
     pub words_shown: usize,
