@@ -16,6 +16,7 @@ use crate::{
     Edge,
     close::Close,
     feed::{Following, Page},
+    limits::TooOften,
     metrics::Refused,
     protocol::{self, ClientMessage, Shape},
     socket::{Received, Socket, Unsent},
@@ -136,6 +137,9 @@ pub(crate) struct Connection {
     is_native: bool,
     /// A command that found the source's queue full. While it is there, the socket is not read.
     blocked: Option<Command>,
+    /// A message that came before the participant's rate allows it, and when that will. While it is there, the
+    /// socket is not read.
+    early: Option<Box<(Received, Instant)>>,
     /// Whether anything came from the peer since the last ping.
     heard: bool,
     unanswered: u32,
@@ -177,6 +181,7 @@ impl Connection {
             voice: Voice::Silent(None),
             is_native: false,
             blocked: None,
+            early: None,
             heard: true,
             unanswered: 0,
             bad: 0,
@@ -218,8 +223,11 @@ impl Connection {
         if self.alarm.deadline() != wake_at {
             self.alarm.as_mut().reset(wake_at);
         }
-        let Self { edge, socket, following, replay, last_word, voice, blocked, alarm, leaving, .. } = self;
+        let Self {
+            edge, socket, following, replay, last_word, voice, blocked, early, alarm, leaving, ..
+        } = self;
         let is_blocked = blocked.is_some();
+        let reads = !is_blocked && early.is_none();
         let source = async {
             match voice.source_mut() {
                 Some(source) => source.next(is_blocked).await,
@@ -227,7 +235,7 @@ impl Connection {
             }
         };
         tokio::select! {
-            received = socket.receive(), if !is_blocked => Event::Received(received),
+            received = socket.receive(), if reads => Event::Received(received),
             taken = following.follower().take() => Event::Update(taken),
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
             Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
@@ -239,9 +247,10 @@ impl Connection {
         }
     }
 
-    /// The next ping, the end of the token or the time to leave, whichever is first.
+    /// The next ping, the end of the token, the turn of an early message or the time to leave, whichever is first.
     fn wake_at(&self) -> Instant {
         let next = self.ping_at.min(self.token_ends_at);
+        let next = self.early.as_ref().map_or(next, |early| next.min(early.1));
         match self.leaving {
             Leaving::At(moment) => next.min(moment),
             Leaving::No | Leaving::Draining => next,
@@ -292,21 +301,11 @@ impl Connection {
                 };
                 end_with(close, protocol::error(fault, text, None))
             }
-            Received::Text(text) => {
-                self.count_received();
-                if self.allowed().await? {
-                    return Box::pin(self.hear_text(&text)).await;
-                }
-                GO_ON
-            }
             // System A's clients never send them, but nothing is wrong with one.
             Received::Binary(bytes) if bytes.is_empty() => GO_ON,
-            Received::Binary(bytes) => {
+            Received::Text(_) | Received::Binary(_) => {
                 self.count_received();
-                if self.allowed().await? {
-                    return self.hear_audio(bytes).await;
-                }
-                GO_ON
+                self.hear_at_rate(received).await
             }
         }
     }
@@ -316,19 +315,28 @@ impl Connection {
         self.edge.tally.received();
     }
 
-    /// Whether another message is within the participant's rate. If not, it is dropped and, now and then, that is
-    /// said in system A's words.
-    async fn allowed(&mut self) -> ControlFlow<End, bool> {
+    /// Hears a message when the participant's rate allows. One above it waits, and the socket with it; only audio of
+    /// clients that cannot wait is dropped and, now and then, that is said in system A's words.
+    async fn hear_at_rate(&mut self, message: Received) -> Flow {
         let principal = &self.peer.principal;
-        if self.edge.limits.frame(principal.session(), principal.identity()).is_ok() {
-            return ControlFlow::Continue(true);
+        let allowed = self.edge.limits.frame(principal.session(), principal.identity());
+        match (allowed, message) {
+            (Ok(()), Received::Text(text)) => Box::pin(self.hear_text(&text)).await,
+            (Ok(()), Received::Binary(bytes)) => self.hear_audio(bytes).await,
+            (Err(TooOften { .. }), Received::Binary(_)) if !self.is_native => {
+                self.edge.tally.refused(Refused::Rate);
+                if self.may_warn() {
+                    let text = "Audio chunk rejected: invalid size or rate limit exceeded";
+                    return self.send(protocol::warning("rate_limited", text)).await;
+                }
+                GO_ON
+            }
+            (Err(TooOften { retry_after }), message) => {
+                self.early = Some(Box::new((message, Instant::now() + retry_after)));
+                GO_ON
+            }
+            (Ok(()), Received::Alive | Received::Broken(_) | Received::Gone) => GO_ON,
         }
-        self.edge.tally.refused(Refused::Rate);
-        if self.may_warn() {
-            let text = "Audio chunk rejected: invalid size or rate limit exceeded";
-            self.send(protocol::warning("rate_limited", text)).await?;
-        }
-        ControlFlow::Continue(false)
     }
 
     fn may_warn(&mut self) -> bool {
@@ -482,13 +490,16 @@ impl Connection {
         if matches!(self.leaving, Leaving::At(moment) if moment <= Instant::now()) {
             return self.leave();
         }
+        if let Some(early) = self.early.take_if(|early| early.1 <= Instant::now()) {
+            self.hear_at_rate(early.0).await?;
+        }
         if self.ping_at > Instant::now() {
             return GO_ON;
         }
         self.ping_at = Instant::now() + self.edge.settings.ping_interval;
         self.edge.sessions.present(&self.peer.principal);
         // Unread, its pong may wait behind audio that we do not take.
-        if self.heard || self.blocked.is_some() {
+        if self.heard || self.blocked.is_some() || self.early.is_some() {
             self.unanswered = 0;
         } else {
             self.unanswered += 1;

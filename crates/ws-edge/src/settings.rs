@@ -19,7 +19,7 @@
 //! | `CONNECTIONS_MAX` | 10000 | sockets and requests at a time |
 //! | `HANDSHAKES_PER_SECOND` | 50 | new sockets a second from one address; four seconds' worth at once |
 //! | `IDENTITY_HANDSHAKES_PER_SECOND` | 10 | new sockets a second of one participant; four seconds' worth at once |
-//! | `FRAMES_PER_SECOND` | 400 | messages a second of one participant; two seconds' worth at once |
+//! | `FRAMES_PER_SECOND` | 400 | messages a second of one participant; two seconds' worth at once; more wait, or are dropped where audio cannot wait |
 //! | `FOLLOWER_QUEUE` | 256 | captions that may wait for one follower before it is too slow |
 //! | `PING_INTERVAL_MS` | 15000 | between pings; a socket that leaves three unanswered is closed |
 //! | `WRITE_LIMIT_MS` | 10000 | how long one message may take to leave |

@@ -107,6 +107,27 @@ async fn a_flood_is_dropped_and_warned_about_now_and_then() {
 }
 
 #[tokio::test]
+async fn a_client_that_can_wait_waits_above_the_rate_and_loses_nothing() {
+    let stage = Setup::new().await.set("FRAMES_PER_SECOND", "200").start().await;
+    let mut client = stage.connect("alice", "").await;
+    client.say(json!({"type": "init"})).await;
+    // Its burst is 400 messages.
+    for _ in 0..600 {
+        client.send(vec![0_u8; 640]).await;
+    }
+    client.say(json!({"type": "stop"})).await;
+    loop {
+        let said = client.said().await;
+        assert!(!["warning", "error"].contains(&said["type"].as_str().unwrap()), "{said}");
+        if said["type"] == "stopped" {
+            assert_eq!(said["samples"], 600 * 320);
+            break;
+        }
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn the_pace_of_old_clients_is_allowed() {
     let stage = Stage::start().await;
     let mut client = stage.connect("alice", "").await;
