@@ -28,7 +28,7 @@ pub const RETRY_AFTER_MS: &str = "retry-after-ms";
 /// re-send to be quick.
 pub const AUDIO_SAMPLES_MAX: usize = 16_000;
 
-/// Un-acknowledged audio that an uplink keeps (invariant 3). A worker may skip forward by as much.
+/// Un-acknowledged audio that an uplink keeps (invariant 3). A worker fills gaps up to this with silence.
 pub const WINDOW: Samples = Samples::from_millis(30_000);
 
 /// Largest message of either direction, in bytes: one second of sound and room for headers.

@@ -259,6 +259,16 @@ impl Listener {
         self.quiet = Sound::starting(self.heard);
     }
 
+    /// Goes on at a later position, as what lies before it is lost. The open utterance ends where it is.
+    pub fn skip_to(&mut self, position: Samples) {
+        if position > self.heard {
+            self.end();
+            self.ear = Ear::new();
+            self.heard = position;
+            self.quiet = Sound::starting(position);
+        }
+    }
+
     /// What should be decoded now, if anything. Ask again after each [`Listener::hear`], [`Listener::finalize`],
     /// [`Listener::end`] and [`Listener::decoded`]; at most one decode of a stream waits for its answer, beside
     /// partials that it replaced.

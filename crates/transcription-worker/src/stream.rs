@@ -31,6 +31,9 @@ use crate::{
 /// How often an unmoved acknowledgement is repeated, so that the source knows that we live.
 const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Longest gap in the audio of a stream; a longer one is a position that went wrong.
+const SKIP_MAX: Samples = Samples::from_millis(24 * 3_600 * 1_000);
+
 /// Silence that ends an utterance, unless the source says.
 const ENDPOINTING: Duration = Duration::from_millis(500);
 
@@ -238,19 +241,26 @@ impl StreamTask {
         Ok(())
     }
 
-    /// Hears a frame at its place: what is known already is skipped, what is missing is silence.
+    /// Hears a frame at its place: what is known already is skipped, what is missing is silence. A gap longer than
+    /// the window is what a source that cannot wait has lost while Postgres was away or the engines were behind.
     async fn hear(&mut self, frame: PcmFrame) -> Result<(), End> {
         let heard = self.heard();
         let known = usize::try_from((heard - frame.start).0).unwrap_or(usize::MAX);
         let missing = frame.start - heard;
-        if missing > WINDOW {
-            return Err(End::Refused(WireError::Order("audio must not skip more than 30 s")));
+        if missing > SKIP_MAX {
+            return Err(End::Refused(WireError::Order("audio must not skip more than a day")));
         }
         let new = frame.samples.get(known..).unwrap_or_default();
         if new.is_empty() {
             return Ok(());
         }
-        let mut samples = vec![0; usize::try_from(missing.0).unwrap_or(0)];
+        let silence = if missing > WINDOW {
+            self.listener.as_mut().ok_or(End::Defect)?.skip_to(frame.start);
+            0
+        } else {
+            usize::try_from(missing.0).unwrap_or(0)
+        };
+        let mut samples = vec![0; silence];
         samples.extend_from_slice(new);
         metrics::counter!(AUDIO_MS_TOTAL).increment(Samples::of(samples.len()).millis());
         for second in samples.chunks(rpc::AUDIO_SAMPLES_MAX) {
