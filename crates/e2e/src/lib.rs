@@ -1,1 +1,30 @@
-//! The whole system in one test process. Everything is in `tests/`, by user story.
+//! The whole system in one test process, behind the real nginx, and those who use it: a scripted client, `curl`, a
+//! browser. The tests are in `tests/stories`, by user story; they read as what somebody does and sees.
+//!
+//! This changes when the system gets another part or another kind of user. It knows how parts are started, killed and
+//! reached, never what they should answer.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot have its world must say so and fail"
+)]
+
+mod browser;
+mod client;
+mod log;
+mod process;
+mod raw;
+mod room;
+mod service;
+pub mod sound;
+mod stack;
+
+pub use browser::{Browser, Microphone};
+pub use client::{Client, Heard};
+pub use log::logged;
+pub use process::{Output, resident_mib, run};
+pub use raw::{Frame, RawSocket, frames};
+pub use room::{Room, text};
+pub use service::Service;
+pub use stack::{JWT_SECRET, Plan, SERVICE_KEY, Stack};

@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package};
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().features(CargoOpt::AllFeatures).other_options(["--locked".to_owned()]).exec().unwrap()
+    MetadataCommand::new()
+        .features(CargoOpt::AllFeatures)
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .unwrap()
 }
 
 /// Who may depend on what, beside its own tests. Invariants 5 and 7 of docs/ARCHITECTURE.md.
@@ -46,7 +50,8 @@ fn crates_keep_to_their_side() {
     let members = metadata.workspace_packages();
     let mut faults = BTreeMap::new();
     for (used, allowed) in ONLY {
-        let strangers: Vec<_> = dependants(&members, used).into_iter().filter(|name| !allowed.contains(name)).collect();
+        let strangers: Vec<_> =
+            dependants(&members, used).into_iter().filter(|name| !allowed.contains(name)).collect();
         if !strangers.is_empty() {
             faults.insert(*used, strangers);
         }
@@ -116,7 +121,10 @@ fn split<'a>(expression: &'a str, separator: &str) -> Vec<&'a str> {
         match letter {
             '(' => depth += 1,
             ')' => depth -= 1,
-            _ if depth == 0 && at >= start && expression.get(at..).is_some_and(|rest| rest.starts_with(separator)) => {
+            _ if depth == 0
+                && at >= start
+                && expression.get(at..).is_some_and(|rest| rest.starts_with(separator)) =>
+            {
                 parts.push(expression.get(start..at).unwrap());
                 start = at + separator.len();
             }

@@ -20,3 +20,16 @@ pub(crate) fn required(name: &str) -> Secret {
         _ => panic!("{name} is not set: run `make test`, or `make services` and what it prints"),
     }
 }
+
+/// How long sounds without speech are in tests, in minutes.
+const SOAK_MINUTES: &str = "PARLEY_SOAK_MINUTES";
+
+/// How many minutes a long test should take, when somebody asks for a longer one than usual.
+///
+/// # Panics
+/// When `PARLEY_SOAK_MINUTES` is set and no number.
+pub fn soak_minutes() -> Option<usize> {
+    #[expect(clippy::disallowed_methods, reason = "tests are told how long to take by the environment alone")]
+    let value = std::env::var(SOAK_MINUTES).ok()?;
+    Some(value.parse().expect("PARLEY_SOAK_MINUTES to be a whole number"))
+}

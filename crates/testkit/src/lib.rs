@@ -19,12 +19,12 @@ mod recordings;
 mod redis_server;
 mod scratch_folder;
 pub mod tokens;
-#[expect(clippy::indexing_slicing, reason = "a row of the edit table has one cell more than there are words")]
 pub mod wer;
 
 pub use address::{free_port, host, with_address};
 pub use cable::Cable;
 pub use database::Database;
+pub use environment::soak_minutes;
 pub use nginx::{HandshakeLimit, Nginx};
 pub use patience::{Outcome, PATIENCE, eventually};
 pub use recordings::{Recording, recording, recordings};

@@ -1,0 +1,191 @@
+use std::collections::BTreeMap;
+
+use lifecycle::Lifecycle;
+use model::Clock;
+use storage::Storage;
+use testkit::{
+    Cable, Database, HandshakeLimit, Nginx, RedisServer, eventually, free_port, redis_prefix, with_address,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, SemaphorePermit},
+};
+use transcription_worker::WorkerSettings;
+use ws_edge::EdgeSettings;
+
+use crate::{Room, Service, log};
+
+/// What signs the tokens of sessions.
+pub const JWT_SECRET: &str = "a secret of the tests";
+
+/// What trusted back ends show.
+pub const SERVICE_KEY: &str = "a service key of the tests";
+
+/// Stacks of one process at a time. Each has an engine of 150 MB, and two keep two cores busy.
+const STACKS_MAX: u32 = 2;
+
+static PLACES: Semaphore = Semaphore::const_new(STACKS_MAX as usize);
+
+/// What is unusual about a stack.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Settings of all services, over the usual ones.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// How many new sockets nginx lets through.
+    pub handshakes: HandshakeLimit,
+    /// No other stack in this process meanwhile.
+    pub alone: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { settings: Vec::new(), handshakes: HandshakeLimit::NONE, alone: false }
+    }
+}
+
+/// Postgres, Redis, the services and nginx in front.
+pub struct Stack {
+    /// The front door.
+    pub nginx: Nginx,
+    /// The edge.
+    pub edge: Service,
+    /// The worker.
+    pub worker: Service,
+    /// Between the services and Postgres.
+    pub postgres: Cable,
+    /// Redis.
+    pub redis: RedisServer,
+    /// A way to Postgres beside the cable.
+    pub storage: Storage,
+    ports: Ports,
+    settings: BTreeMap<String, String>,
+    _database: Database,
+    _place: SemaphorePermit<'static>,
+}
+
+/// Ports that stay the same when a service is started again.
+#[derive(Clone, Copy)]
+struct Ports {
+    edge: u16,
+    worker: u16,
+}
+
+impl Stack {
+    /// Starts everything.
+    pub async fn start() -> Self {
+        Self::with(Plan::default()).await
+    }
+
+    /// Starts everything with these settings besides the usual ones.
+    pub async fn set(settings: &[(&'static str, &'static str)]) -> Self {
+        Self::with(Plan { settings: settings.to_vec(), ..Plan::default() }).await
+    }
+
+    /// Starts everything as planned.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn with(plan: Plan) -> Self {
+        log::keep();
+        let place = PLACES.acquire_many(if plan.alone { STACKS_MAX } else { 1 }).await.expect("a place");
+        let (database, redis) = tokio::join!(Database::scratch(), RedisServer::start());
+        let postgres = Cable::to(database.host()).await;
+        let ports = Ports { edge: free_port(), worker: free_port() };
+        let url = with_address(&database.url(), postgres.address());
+        let usual = [
+            ("DATABASE_URL", url.expose().to_owned()),
+            ("REDIS_URL", redis.url().expose().to_owned()),
+            ("REDIS_PREFIX", redis_prefix()),
+            ("TRANSCRIPTION_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("SERVICE_KEY", SERVICE_KEY.to_owned()),
+            ("INTERNAL_TOKEN", "a token of the house".to_owned()),
+            ("PORT", ports.edge.to_string()),
+            ("METRICS_PORT", "0".to_owned()),
+            ("WORKER_PORT", ports.worker.to_string()),
+            ("WORKER_METRICS_PORT", "0".to_owned()),
+            ("TRANSCRIPTION_WORKERS", format!("http://127.0.0.1:{}", ports.worker)),
+            ("ENGINE_THREADS", "1".to_owned()),
+            ("DRAIN_SPREAD_MS", "50".to_owned()),
+        ];
+        let mut settings: BTreeMap<String, String> =
+            usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        settings.extend(plan.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let doors = [ports.edge];
+        let (edge, worker, nginx) = tokio::join!(
+            start_edge(settings.clone()),
+            start_worker(settings.clone()),
+            Nginx::start(&doors, plan.handshakes),
+        );
+        let storage = database.storage();
+        Self {
+            nginx,
+            edge,
+            worker,
+            postgres,
+            redis,
+            storage,
+            ports,
+            settings,
+            _database: database,
+            _place: place,
+        }
+    }
+
+    /// A session that nobody has used.
+    pub fn room(&self) -> Room {
+        Room::new(self.nginx.http_port, self.storage.clone())
+    }
+
+    /// The URL of a path, through nginx.
+    pub fn http(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.nginx.http_port)
+    }
+
+    /// The same over TLS.
+    pub fn https(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.nginx.https_port)
+    }
+
+    /// Starts the edge again, where it was, after it was ended or killed.
+    pub async fn restart_edge(&mut self) {
+        free(self.ports.edge).await;
+        self.edge = start_edge(self.settings.clone()).await;
+    }
+
+    /// Starts the worker again, where it was, after it was ended or killed.
+    pub async fn restart_worker(&mut self) {
+        free(self.ports.worker).await;
+        self.worker = start_worker(self.settings.clone()).await;
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- what the services logged\n{}---", log::logged());
+        }
+    }
+}
+
+/// Waits until whoever had the port has let go of it.
+async fn free(port: u16) {
+    eventually("the port is free", async || TcpListener::bind(("127.0.0.1", port)).await.is_ok()).await;
+}
+
+async fn start_edge(settings: BTreeMap<String, String>) -> Service {
+    Service::start(|life: Lifecycle| async move {
+        let settings = EdgeSettings::read(settings::of(settings)).expect("settings of the edge");
+        let running = ws_edge::start(&settings, &life, Clock::system()).await.expect("an edge that starts");
+        running.admin_address
+    })
+    .await
+}
+
+async fn start_worker(settings: BTreeMap<String, String>) -> Service {
+    Service::start(|life: Lifecycle| async move {
+        let settings = WorkerSettings::read(settings::of(settings)).expect("settings of the worker");
+        let running = transcription_worker::start(&settings, &life, Clock::system()).await;
+        running.expect("a worker that starts").admin_address
+    })
+    .await
+}

@@ -1,0 +1,19 @@
+//! What people do with the whole system, and what the world does to it: real speech, the real model, real Postgres,
+//! Redis and nginx. One program, since each links everything.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test stops at the first surprise"
+)]
+
+mod bad_input;
+mod contract;
+mod encodings;
+mod faults;
+mod following;
+mod goodbyes;
+mod microphones;
+mod secrets;
+mod silence;
+mod speaking;
