@@ -65,12 +65,23 @@ impl Tokenizer {
                 let logprob = sum / count as f32;
                 let words: Vec<HypothesisWord> = text
                     .split_whitespace()
-                    .map(|word| HypothesisWord { text: word.to_owned(), logprob })
+                    .map(|word| HypothesisWord { text: without_stutter(word), logprob })
                     .collect();
                 words
             })
             .collect()
     }
+}
+
+/// The model now and then writes a comma twice ("short,,").
+fn without_stutter(word: &str) -> String {
+    let mut text = String::with_capacity(word.len());
+    for letter in word.chars() {
+        if letter != ',' || !text.ends_with(',') {
+            text.push(letter);
+        }
+    }
+    text
 }
 
 /// `<0xE2>` stands for the byte itself: the model spells rare characters with these.
@@ -127,5 +138,12 @@ mod tests {
         let mut bytes = vec![128 + 2, 1];
         bytes.extend_from_slice(&[b'x'; 130]);
         assert_eq!(Tokenizer::parse(&bytes).unwrap().pieces[0].len(), 130);
+    }
+
+    #[test]
+    fn a_comma_is_written_once() {
+        for (word, expected) in [("short,,", "short,"), ("1,000,", "1,000,"), ("so...", "so..."), (",,", ",")] {
+            assert_eq!(without_stutter(word), expected);
+        }
     }
 }
