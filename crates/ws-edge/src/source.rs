@@ -21,6 +21,9 @@ const COMMANDS_WAITING_MAX: usize = 8;
 /// News that wait for the connection. Acknowledgements that find no room are left out: the next says more.
 const REPORTS_WAITING_MAX: usize = 16;
 
+/// Losses are told and logged once in so long, together.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Messages decoded in one go when several wait.
 const BATCH_MAX: usize = 8;
 
@@ -35,8 +38,9 @@ pub(crate) enum Command {
 /// What a source tells its connection.
 pub(crate) enum Report {
     Acknowledged(Samples),
-    /// Sound was given up.
+    /// So much sound between two positions was given up.
     Gap {
+        lost: Samples,
         start: Samples,
         end: Samples,
     },
@@ -224,14 +228,22 @@ async fn hear(
     state: watch::Sender<StreamState>,
 ) {
     let mut outcome = defect("the audio could not be carried to a transcription worker");
-    while let Some(event) = events.next().await {
+    let mut losses = Losses::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = sleep_until(losses.due), if losses.span.is_some() => {
+                losses.tell(reports);
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
         match event {
             UplinkEvent::State(new) => drop(state.send_replace(new)),
             UplinkEvent::Acknowledged(samples) => drop(reports.try_send(Report::Acknowledged(samples))),
             UplinkEvent::Gap { start, end } => {
                 edge.tally.audio_lost((end - start).duration());
-                tracing::warn!(%start, %end, "audio was given up: no worker took it in time");
-                drop(reports.try_send(Report::Gap { start, end }));
+                losses.add(start, end);
             }
             UplinkEvent::Failed(error) => {
                 tracing::warn!(fault = %error.fault(), %error, "stream failed");
@@ -245,7 +257,36 @@ async fn hear(
             }
         }
     }
+    losses.tell(reports);
     let _ = reports.send(outcome).await;
+}
+
+/// Sound that was given up and is not told yet. A source without a worker loses some with every message.
+struct Losses {
+    span: Option<(Samples, Samples)>,
+    lost: Samples,
+    due: Instant,
+}
+
+impl Losses {
+    fn new() -> Self {
+        Self { span: None, lost: Samples(0), due: Instant::now() }
+    }
+
+    fn add(&mut self, start: Samples, end: Samples) {
+        let (first, _) = *self.span.get_or_insert((start, end));
+        self.span = Some((first, end));
+        self.lost = self.lost + (end - start);
+    }
+
+    fn tell(&mut self, reports: &mpsc::Sender<Report>) {
+        self.due = Instant::now() + LOSSES_INTERVAL;
+        let lost = std::mem::replace(&mut self.lost, Samples(0));
+        if let Some((start, end)) = self.span.take() {
+            tracing::warn!(%lost, %start, %end, "audio was given up: no worker took it in time");
+            drop(reports.try_send(Report::Gap { lost, start, end }));
+        }
+    }
 }
 
 /// Tells the followers of the session, on every edge, how the stream does: at each change, and now and then, since

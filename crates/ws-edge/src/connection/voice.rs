@@ -169,9 +169,10 @@ impl Connection {
                 self.send(protocol::ack(stream, samples)).await
             }
             Some(Report::Acknowledged(_)) => GO_ON,
-            Some(Report::Gap { start, end }) => {
-                let text =
-                    format!("audio from {start} to {end} was lost: transcription is overloaded or away");
+            Some(Report::Gap { lost, start, end }) => {
+                let text = format!(
+                    "{lost} of audio between {start} and {end} was lost: transcription is overloaded or away"
+                );
                 self.send(protocol::warning("gap", &text)).await
             }
             Some(Report::Undecodable(error)) => end_with(
