@@ -103,6 +103,12 @@ impl Client {
         self.send_all(futures_util::stream::iter(pieces)).await;
     }
 
+    /// Sends the same bytes so many times, as fast as they are taken.
+    pub async fn repeat(&mut self, bytes: impl Into<Bytes>, count: usize) {
+        let message = Message::Binary(bytes.into());
+        self.send_all(futures_util::stream::iter(std::iter::repeat_n(message, count))).await;
+    }
+
     /// Says samples (16 kHz mono) at the pace of a microphone.
     pub async fn speak(&mut self, samples: &[i16]) {
         let mut ticks = interval(LIVE_INTERVAL);

@@ -231,8 +231,7 @@ async fn a_flood_is_bounded_and_disturbs_nobody() {
         if init {
             eve.init(json!({"encoding": "pcm_s16le"})).await;
         }
-        let bytes = vec![0; length * count];
-        eve.pour(&bytes, length).await;
+        eve.repeat(vec![0; length], count).await;
         eve.stop().await;
         eve
     };
@@ -247,8 +246,8 @@ async fn a_flood_is_bounded_and_disturbs_nobody() {
         let floods = async {
             // Far more than the window; far more than is allowed a second.
             tokio::join!(
-                flood("large, waiting", true, 1024 * 1024, 24),
-                flood("large, not waiting", false, 1024 * 1024, 24),
+                flood("large, waiting", true, 1024 * 1024, 64),
+                flood("large, not waiting", false, 1024 * 1024, 512),
                 flood("middling", false, 32 * 1024, 700),
                 flood("small", false, 1, 10_000),
             )
@@ -267,6 +266,7 @@ async fn a_flood_is_bounded_and_disturbs_nobody() {
     })
     .await;
     let grown = peak.get().saturating_sub(before);
-    eprintln!("memory grew from {before} MiB by {grown} MiB, {} MiB of them ours", 24 + 24 + 22);
-    assert!(grown <= 400, "{grown} MiB");
+    eprintln!("598 MiB of audio: memory grew from {before} MiB by {grown} MiB");
+    // Less than the largest of the floods, should some queue keep all of it.
+    assert!(grown <= 350, "{grown} MiB");
 }

@@ -1,0 +1,57 @@
+//! The process and its settings: whatever is wrong is said at once, before anything is opened.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use testkit::ScratchFolder;
+
+/// Runs the service with these settings alone, in a folder without files.
+fn run(settings: &[(&str, &str)]) -> Output {
+    let folder = ScratchFolder::new("settings");
+    let mut service = Command::new(env!("CARGO_BIN_EXE_transcription-worker"));
+    service.env_clear().envs(settings.iter().copied()).current_dir(folder.path()).output().unwrap()
+}
+
+/// The lines of the report, without its head.
+fn report(output: &Output) -> Vec<String> {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    said.lines().skip(1).map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_missing_setting_is_named() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let lines = report(&output);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with("DATABASE_URL: missing")), "{lines:?}");
+}
+
+#[test]
+fn everything_that_is_malformed_is_named_and_not_repeated() {
+    // Taken, so that an attempt to listen would be another failure.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let wrong = [
+        ("DATABASE_URL", "hunter2://hunter2"),
+        ("REDIS_URL", "hunter2"),
+        ("WORKER_METRICS_PORT", "hunter2"),
+        ("BIND_ADDR", "hunter2"),
+        ("ENGINE_THREADS", "hunter2"),
+        ("STREAMS_MAX", "hunter2"),
+        ("DRAIN_SECONDS", "hunter2"),
+        ("DATABASE_CONNECTIONS", "hunter2"),
+    ];
+    let output = run(&[&wrong[..], &[("WORKER_PORT", port.as_str())]].concat());
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let lines = report(&output);
+    for (name, _) in wrong {
+        assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {lines:?}");
+    }
+    assert_eq!(lines.len(), wrong.len(), "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"), "values may be secrets: {lines:?}");
+    assert!(output.stdout.is_empty(), "it listens nowhere: {output:?}");
+}

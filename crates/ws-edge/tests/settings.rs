@@ -1,0 +1,78 @@
+//! The process and its settings: whatever is wrong is said at once, before anything is opened.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use testkit::ScratchFolder;
+
+/// Runs the service with these settings alone, in a folder without files.
+fn run(settings: &[(&str, &str)]) -> Output {
+    let folder = ScratchFolder::new("settings");
+    let mut service = Command::new(env!("CARGO_BIN_EXE_ws-edge"));
+    service.env_clear().envs(settings.iter().copied()).current_dir(folder.path()).output().unwrap()
+}
+
+/// The lines of the report, without its head.
+fn report(output: &Output) -> Vec<String> {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    said.lines().skip(1).map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn everything_that_is_missing_is_named_at_once() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let lines = report(&output);
+    for name in ["TRANSCRIPTION_JWT_SECRET", "DATABASE_URL"] {
+        assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: missing"))), "{name}: {lines:?}");
+    }
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
+fn everything_that_is_malformed_is_named_and_not_repeated() {
+    // Taken, so that an attempt to listen would be another failure.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let wrong = [
+        ("DATABASE_URL", "hunter2://hunter2"),
+        ("REDIS_URL", "hunter2"),
+        ("METRICS_PORT", "hunter2"),
+        ("BIND_ADDR", "hunter2"),
+        ("TRANSCRIPTION_WORKERS", "hunter2 hunter2"),
+        ("FRAMES_PER_SECOND", "0"),
+        ("UPGRADE_AUTH", "hunter2"),
+        ("TRANSCRIPT_MESSAGES", "hunter2"),
+        ("TRUSTED_PROXIES", "hunter2/99"),
+        ("PING_INTERVAL_MS", "hunter2"),
+        ("LEGACY_OPEN_ROUTES", "hunter2"),
+    ];
+    let output = run(&[&wrong[..], &[("PORT", port.as_str())]].concat());
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let lines = report(&output);
+    for (name, _) in wrong.iter().chain(&[("TRANSCRIPTION_JWT_SECRET", "")]) {
+        assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {lines:?}");
+    }
+    assert_eq!(lines.len(), wrong.len() + 1, "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"), "values may be secrets: {lines:?}");
+    assert!(output.stdout.is_empty(), "it listens nowhere: {output:?}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&[
+        ("PORT", port.as_str()),
+        ("METRICS_PORT", "0"),
+        ("TRANSCRIPTION_JWT_SECRET", "hunter2"),
+        ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/none"),
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("(PORT)") && said.contains(&port), "{said}");
+    assert!(!said.contains("hunter2") && !String::from_utf8(output.stdout).unwrap().contains("hunter2"));
+}
