@@ -41,7 +41,8 @@ pub async fn healthcheck(address: SocketAddr) -> Result<(), Unhealthy> {
 async fn readyz(address: SocketAddr) -> Option<(StatusCode, String)> {
     let stream = TcpStream::connect(address).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-    let request = Request::get("/readyz").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
+    let request =
+        Request::get("/readyz").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
     let answer = async move {
         let response = sender.send_request(request.ok()?).await.ok()?;
         let status = response.status();

@@ -6,6 +6,7 @@
 
 mod admin;
 mod healthcheck;
+mod process;
 mod readiness;
 
 use std::{
@@ -20,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use admin::serve_admin;
 pub use healthcheck::{Unhealthy, healthcheck};
+pub use process::{Service, run_service};
 pub use readiness::Readiness;
 
 /// After the hard stop, how long tasks have to notice before the process leaves without them.
