@@ -21,7 +21,7 @@ pub const JWT_SECRET: &str = "a secret of the tests";
 /// What trusted back ends show.
 pub const SERVICE_KEY: &str = "a service key of the tests";
 
-/// Stacks of one process at a time. Each has an engine of 150 MB, and two keep two cores busy.
+/// Stacks of one process at a time. Each has an engine of 150 MB, and two keep two cores busy. A test may hold one.
 const STACKS_MAX: u32 = 2;
 
 static PLACES: Semaphore = Semaphore::const_new(STACKS_MAX as usize);

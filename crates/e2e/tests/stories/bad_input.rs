@@ -60,6 +60,8 @@ async fn tokens_that_are_no_good_are_refused_with_a_reason() {
         follower.settled().await;
     };
     beside(&stack, trouble).await;
+    // A test that waits for a second place could keep one that waits for all of them from ever starting.
+    drop(stack);
     let reject = Stack::set(&[("UPGRADE_AUTH", "reject")]).await;
     let refused = Client::refused(&reject.room().url("token=TEST")).await;
     assert_eq!(refused.status(), 401, "as system A's last version did");
@@ -190,30 +192,43 @@ async fn containers_that_lie_are_bad_data() {
     hostile.push(("webm", "a header without end".into(), vast));
     beside(&stack, async {
         let room = stack.room();
-        for (number, (encoding, what, bytes)) in hostile.into_iter().enumerate() {
-            let mut eve = room.join(&format!("eve {number}")).await;
-            eve.init(json!({ "encoding": encoding })).await;
-            eve.pour(&bytes, 5_000).await;
-            eve.say(json!({"type": "stop"})).await;
-            // Either it is told what is wrong and closed, or what can be understood is.
-            loop {
-                match eve.hear().await {
-                    Heard::Said(said) if said["type"] == "error" => {
-                        assert_eq!(said["code"], "bad_data", "{encoding}, {what}: {said}");
-                    }
-                    Heard::Said(said) if said["type"] == "stopped" => break,
-                    Heard::Said(_) => {}
-                    Heard::Closed(code, _) => {
-                        assert_eq!(code, 1007, "{encoding}, {what}");
-                        assert!(!eve.told("error").is_empty(), "{encoding}, {what}: closed without a reason");
-                        break;
-                    }
-                    Heard::Lost => panic!("{encoding}, {what}: no close frame"),
-                }
-            }
+        for (encoding, what, bytes) in hostile {
+            while told_of(&room, encoding, &what, &bytes).await == Told::Later {}
         }
     })
     .await;
+}
+
+#[derive(PartialEq)]
+enum Told {
+    /// What is wrong, or what could be understood.
+    Answer,
+    /// To come again: on a busy machine the engines may be behind.
+    Later,
+}
+
+async fn told_of(room: &Room, encoding: &str, what: &str, bytes: &[u8]) -> Told {
+    let mut eve = room.join(&format!("eve {}", uuid::Uuid::new_v4())).await;
+    eve.init(json!({ "encoding": encoding })).await;
+    eve.pour(bytes, 5_000).await;
+    eve.say(json!({"type": "stop"})).await;
+    let mut said_wrong = Value::Null;
+    loop {
+        match eve.hear().await {
+            Heard::Said(said) if said["type"] == "error" => said_wrong = said["code"].clone(),
+            Heard::Said(said) if said["type"] == "stopped" => {
+                assert!(said_wrong.is_null() || said_wrong == "bad_data", "{encoding}, {what}: {said_wrong}");
+                return Told::Answer;
+            }
+            Heard::Said(_) => {}
+            Heard::Closed(1013, _) if said_wrong == "overloaded" => return Told::Later,
+            Heard::Closed(code, _) => {
+                assert_eq!((code, &said_wrong), (1007, &json!("bad_data")), "{encoding}, {what}");
+                return Told::Answer;
+            }
+            Heard::Lost => panic!("{encoding}, {what}: no close frame"),
+        }
+    }
 }
 
 #[tokio::test]
