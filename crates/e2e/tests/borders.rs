@@ -30,7 +30,6 @@ const ONLY: &[(&str, &[&str])] = &[
     ("prost", &["rpc"]),
     ("audio", &["ws-edge"]),
     ("speech", &["transcription-worker"]),
-    ("hyper-tungstenite", &["ws-edge"]),
     ("config", &["settings"]),
     ("ws-edge", &["e2e"]),
     ("transcription-worker", &["e2e"]),
