@@ -25,6 +25,12 @@ impl Room {
         Self { slug, port, storage }
     }
 
+    /// The same session, entered at another port.
+    #[must_use]
+    pub fn at(&self, port: u16) -> Self {
+        Self { port, ..self.clone() }
+    }
+
     /// A good token.
     pub fn token(&self, identity: &str) -> String {
         tokens::good(&Secret::from(JWT_SECRET), &self.slug, identity)

@@ -146,6 +146,14 @@ impl Stack {
         format!("https://127.0.0.1:{}{path}", self.nginx.https_port)
     }
 
+    /// Starts another edge beside the first, without nginx; it and its port.
+    pub async fn another_edge(&self) -> (Service, u16) {
+        let port = free_port();
+        let mut settings = self.settings.clone();
+        settings.insert("PORT".to_owned(), port.to_string());
+        (start_edge(settings).await, port)
+    }
+
     /// Starts the edge again, where it was, after it was ended or killed.
     pub async fn restart_edge(&mut self) {
         free(self.ports.edge).await;

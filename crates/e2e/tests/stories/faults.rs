@@ -78,6 +78,35 @@ async fn a_database_that_freezes_is_like_one_that_is_away() {
 }
 
 #[tokio::test]
+async fn an_outage_longer_than_memory_costs_old_sound_and_not_the_stream() {
+    let stack = Stack::set(&[("DATABASE_CONNECT_MS", "500")]).await;
+    let room = stack.room();
+    let mut alice = room.join("alice").await;
+    let long = sound::pcm(&recording("two_cities").samples());
+    // A client of system A: no init, so its audio cannot wait.
+    alice.pour(&sound::pcm(&sound::silence(1)), 16_000).await;
+    while alice.expect("stt_status").await["status"] != "ready" {}
+    stack.postgres.cut();
+    // The worker keeps a minute, the edge half a minute. This is five times as long.
+    let count = 10;
+    for _ in 0..count {
+        alice.pour(&long, 32_000).await;
+    }
+    assert_eq!(alice.expect("warning").await["code"], "gap");
+    stack.postgres.mend();
+    let last = recording("jfk");
+    let samples = last.samples();
+    alice.pour(&sound::pcm(&samples), 32_000).await;
+    assert_eq!(alice.stop().await, (16_000 + count * long.len() / 2 + samples.len()) as u64);
+    let finals = room.finals().await;
+    assert!(finals.is_sorted_by(|one, next| one.end <= next.start), "no sound twice");
+    let since = finals.last().unwrap().end - model::Samples::of(samples.len());
+    let newest: Vec<_> = finals.into_iter().filter(|last| last.end > since).collect();
+    assert!(text(&newest).contains("can do for your country"), "{}", text(&newest));
+    assert!(alice.told("error").is_empty(), "{:?}", alice.told("error"));
+}
+
+#[tokio::test]
 async fn without_redis_captions_pause_and_then_catch_up() {
     let mut stack = Stack::start().await;
     let room = stack.room();

@@ -54,6 +54,30 @@ async fn a_follower_that_does_not_read_is_sent_away_and_reads_on_where_it_was() 
 }
 
 #[tokio::test]
+async fn a_follower_at_another_edge_reads_the_same() {
+    let stack = Stack::start().await;
+    let room = stack.room();
+    let (_edge, port) = stack.another_edge().await;
+    let (mut alice, mut bob) = (room.join("alice").await, room.at(port).join("bob").await);
+    // Alice speaks here and Carol there, in one session.
+    let mut carol = room.at(port).join("carol").await;
+    for (speaker, name) in [(&mut alice, "LJ001-0008"), (&mut carol, "LJ001-0002")] {
+        speaker.init(json!({"encoding": "wav"})).await;
+        speaker.pour(&std::fs::read(testkit::recording(name).path).unwrap(), 10_000).await;
+        speaker.stop().await;
+    }
+    assert_eq!(bob.expect("stt_status").await["sessionSlug"], room.slug.as_str());
+    let finals = room.finals().await;
+    let stored: Vec<_> = finals.iter().map(|last| (json!(last.sequence.0), json!(last.text))).collect();
+    assert!(finals.iter().any(|last| last.speaker.identity.as_str() == "carol"));
+    for client in [&mut alice, &mut bob, &mut carol] {
+        let told = client.finals_to(finals.last().unwrap().sequence.0).await;
+        let told: Vec<_> = told.iter().map(|last| (last["sequence"].clone(), last["text"].clone())).collect();
+        assert_eq!(told, stored);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_answers_no_ping_is_given_up() {
     let stack = Stack::set(&[("PING_INTERVAL_MS", "100")]).await;
     let room = stack.room();
