@@ -1,11 +1,30 @@
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    ops::Range,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
+};
 
 use settings::Secret;
+use uuid::Uuid;
 
-/// A port of the loopback interface that nothing listens on at this moment.
+/// Below the ports that the system gives to outgoing connections, one of which could take a free port before whoever
+/// asked for it listens.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// A port of the loopback interface that nothing listens on at this moment and that was given to nobody before. Tests
+/// of other processes begin elsewhere in the range.
+///
+/// # Panics
+/// When no port is free.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address").port()
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(Uuid::new_v4().as_u128() as u16));
+    let given = || PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    let mut tries = PORTS.map(|_| given());
+    let free = tries.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("a free port")
 }
 
 /// The same URL with another host and port, for instance those of a [`crate::Cable`].
