@@ -123,6 +123,7 @@ pub struct UplinkClosed;
 #[derive(Debug)]
 enum Command {
     Audio(Vec<i16>),
+    GoOnAt(Samples),
     Finalize,
     Stop,
 }
@@ -141,6 +142,19 @@ impl AudioUplink {
         source: Source,
         when_full: WhenFull,
     ) -> (Self, UplinkEvents) {
+        Self::resume(workers, life, source, when_full, Samples(0))
+    }
+
+    /// Takes up a stream that another uplink, perhaps of another process, has carried: the sound that follows
+    /// begins at `first`. Returns at once. What lies after `first` and is stored is passed over when it is sent
+    /// again; [`UplinkEvent::Acknowledged`], before the first `Ready`, tells up to where that is.
+    pub fn resume(
+        workers: &Workers,
+        life: &Lifecycle,
+        source: Source,
+        when_full: WhenFull,
+        first: Samples,
+    ) -> (Self, UplinkEvents) {
         let (commands, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
         let news = Arc::new(News::default());
         let driver = Driver {
@@ -149,7 +163,7 @@ impl AudioUplink {
             when_full,
             commands: receiver,
             news: news.clone(),
-            window: Window::new(Samples(0), WINDOW),
+            window: Window::new(first, WINDOW),
             finalize_at: None,
             stopped: None,
             state: None,
@@ -177,6 +191,15 @@ impl AudioUplink {
             self.command(Command::Audio(part.to_vec())).await?;
         }
         Ok(())
+    }
+
+    /// The sound that follows begins at `position` of the stream: what lies between and is not stored is silence,
+    /// at most [`WINDOW`] of it. A position from the past changes nothing.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub async fn go_on_at(&self, position: Samples) -> Result<(), UplinkClosed> {
+        self.command(Command::GoOnAt(position)).await
     }
 
     /// Ends the open utterance after what was sent so far.
@@ -277,9 +300,10 @@ impl News {
     /// The next event, and whether none will follow once there is none.
     fn take(&self) -> (Option<UplinkEvent>, bool) {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = board.states.pop_front().map(UplinkEvent::State);
+        // What a worker has stored is told before it is said to be ready.
+        let event = board.acknowledged.take().map(UplinkEvent::Acknowledged);
+        let event = event.or_else(|| board.states.pop_front().map(UplinkEvent::State));
         let event = event.or_else(|| board.gap.take().map(|(start, end)| UplinkEvent::Gap { start, end }));
-        let event = event.or_else(|| board.acknowledged.take().map(UplinkEvent::Acknowledged));
         let event = event.or_else(|| board.outcome.take());
         (event, board.over)
     }
@@ -408,17 +432,25 @@ impl Driver {
         match command {
             Some(Command::Audio(samples)) => {
                 self.window.push(&samples);
-                let gap = match self.when_full {
-                    WhenFull::Wait => None,
-                    WhenFull::DropOldest => self.window.give_up_oldest(),
-                };
-                if let Some((start, end)) = gap {
-                    metrics::counter!(GAP_SAMPLES_TOTAL).increment((end - start).0);
-                    self.news.gap(start, end);
-                }
+                self.make_room();
+            }
+            Some(Command::GoOnAt(position)) => {
+                self.window.go_on_at(position);
+                self.make_room();
             }
             Some(Command::Finalize) => self.finalize_at = Some(self.window.end()),
             Some(Command::Stop) | None => self.stopped = Some(Instant::now()),
+        }
+    }
+
+    fn make_room(&mut self) {
+        let gap = match self.when_full {
+            WhenFull::Wait => None,
+            WhenFull::DropOldest => self.window.give_up_oldest(),
+        };
+        if let Some((start, end)) = gap {
+            metrics::counter!(GAP_SAMPLES_TOTAL).increment((end - start).0);
+            self.news.gap(start, end);
         }
     }
 
@@ -459,7 +491,11 @@ impl Driver {
         match opened {
             Ok((Some(TranscribeResponse { message: Some(Response::Opened(opened)) }), down)) => {
                 worker.has_room(opened.room);
+                let before = self.window.start();
                 self.window.resume(Samples(opened.resume_at));
+                if self.window.start() > before {
+                    self.news.acknowledged(self.window.start());
+                }
                 Ok(Lines { up, down })
             }
             Ok(_) => Err(Call::Lost { opened: false }),

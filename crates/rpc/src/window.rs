@@ -12,12 +12,14 @@ pub(crate) struct Window {
     samples: VecDeque<i16>,
     start: Samples,
     sent: Samples,
+    /// What the source still has to bring although it is stored already: it is passed over.
+    stored_ahead: Samples,
     limit: Samples,
 }
 
 impl Window {
     pub(crate) fn new(start: Samples, limit: Samples) -> Self {
-        Self { samples: VecDeque::new(), start, sent: start, limit }
+        Self { samples: VecDeque::new(), start, sent: start, stored_ahead: Samples(0), limit }
     }
 
     pub(crate) fn start(&self) -> Samples {
@@ -38,7 +40,18 @@ impl Window {
     }
 
     pub(crate) fn push(&mut self, samples: &[i16]) {
-        self.samples.extend(samples);
+        let known = self.stored_ahead.min(Samples::of(samples.len()));
+        self.stored_ahead = self.stored_ahead - known;
+        self.samples.extend(samples.iter().skip(usize::try_from(known.0).unwrap_or(usize::MAX)));
+    }
+
+    /// The source goes on at `position`. What lies between and is not stored is silence, at most a limit of it.
+    pub(crate) fn go_on_at(&mut self, position: Samples) {
+        let missing = position - (self.end() - self.stored_ahead);
+        let known = self.stored_ahead.min(missing);
+        self.stored_ahead = self.stored_ahead - known;
+        let silence = (missing - known).min(self.limit);
+        self.samples.extend(std::iter::repeat_n(0, usize::try_from(silence.0).unwrap_or(0)));
     }
 
     /// Makes room for a source that cannot wait: gives up the oldest audio beyond the limit and says which.
@@ -64,7 +77,8 @@ impl Window {
     /// A new call begins: everything from `resume_at` is to be sent again, nothing before it.
     pub(crate) fn resume(&mut self, resume_at: Samples) {
         if resume_at > self.end() {
-            // The worker knows more of the stream than we do (we are a source that came back): continue there.
+            // The worker knows more of the stream than we do: we are a source that came back.
+            self.stored_ahead = self.stored_ahead + (resume_at - self.end());
             self.samples.clear();
             self.start = resume_at;
         } else {
@@ -144,6 +158,29 @@ mod tests {
         let mut window = window(100, 50);
         window.resume(Samples(80));
         assert_eq!((window.start(), window.end(), window.next_unsent()), (Samples(80), Samples(80), None));
+    }
+
+    #[test]
+    fn what_is_stored_already_is_passed_over_when_it_comes_again() {
+        let mut window = Window::new(Samples(40), Samples(100));
+        window.resume(Samples(80));
+        window.push(&(40..70).collect::<Vec<_>>());
+        assert_eq!((window.end(), window.next_unsent()), (Samples(80), None));
+        window.push(&(70..90).collect::<Vec<_>>());
+        assert_eq!(window.next_unsent().unwrap(), (Samples(80), (80..90).collect()));
+    }
+
+    #[test]
+    fn a_source_that_goes_on_later_leaves_silence_where_nothing_is_stored() {
+        let mut window = Window::new(Samples(0), Samples(100));
+        window.resume(Samples(30));
+        window.go_on_at(Samples(20));
+        window.push(&[7; 10]);
+        assert_eq!(window.next_unsent(), None, "it came until 30, which is stored");
+        window.go_on_at(Samples(33));
+        window.go_on_at(Samples(31));
+        window.push(&[1]);
+        assert_eq!(window.next_unsent().unwrap(), (Samples(30), vec![0, 0, 0, 1]));
     }
 
     #[test]

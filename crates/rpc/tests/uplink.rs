@@ -162,7 +162,12 @@ async fn stage(plays: Vec<Play>, when_full: WhenFull) -> Stage {
     let life = Lifecycle::default();
     let (address, heard) = worker(&life, plays).await;
     let settings = WorkersSettings { addresses: vec![format!("http://{address}")], internal_token: None };
-    let source = Source {
+    let (uplink, events) = AudioUplink::open(&Workers::new(&settings).unwrap(), &life, source(), when_full);
+    Stage { life, heard, uplink, events }
+}
+
+fn source() -> Source {
+    Source {
         stream: StreamId(uuid::Uuid::new_v4()),
         session: "demo".parse().unwrap(),
         speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
@@ -170,9 +175,7 @@ async fn stage(plays: Vec<Play>, when_full: WhenFull) -> Stage {
         endpointing_ms: None,
         partials: true,
         started_at: Timestamp(0),
-    };
-    let (uplink, events) = AudioUplink::open(&Workers::new(&settings).unwrap(), &life, source, when_full);
-    Stage { life, heard, uplink, events }
+    }
 }
 
 /// A ramp, so that every sample shows its place.
@@ -226,6 +229,27 @@ async fn what_is_stored_is_not_sent_again() {
     drop(uplink);
     assert_eq!(outcome(&mut events).await.0, UplinkEvent::Ended(Samples(4000)));
     assert_eq!(heard.0.lock().unwrap().concat(), ramp(1500, 4000));
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_back_is_told_what_is_stored_and_sends_the_rest() {
+    let life = Lifecycle::default();
+    let (address, heard) = worker(&life, vec![Play::Finish { resume_at: 1500 }]).await;
+    let settings = WorkersSettings { addresses: vec![format!("http://{address}")], internal_token: None };
+    let workers = Workers::new(&settings).unwrap();
+    let (uplink, mut events) = AudioUplink::resume(&workers, &life, source(), WhenFull::Wait, Samples(1000));
+    let mut first = Vec::new();
+    while first.last() != Some(&UplinkEvent::State(StreamState::Ready)) {
+        first.push(events.next().await.unwrap());
+    }
+    assert!(first.contains(&UplinkEvent::Acknowledged(Samples(1500))), "{first:?}");
+    // From 1000 to 1200 it sends again, then it goes on at 1600: what is not stored of that is silence.
+    uplink.send(&ramp(1000, 1200)).await.unwrap();
+    uplink.go_on_at(Samples(1600)).await.unwrap();
+    uplink.send(&ramp(1600, 2000)).await.unwrap();
+    uplink.stop().await.unwrap();
+    assert_eq!(outcome(&mut events).await.0, UplinkEvent::Ended(Samples(2000)));
+    assert_eq!(heard.0.lock().unwrap().concat(), [vec![0; 100], ramp(1600, 2000)].concat());
 }
 
 #[tokio::test]

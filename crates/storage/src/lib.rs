@@ -27,7 +27,7 @@ pub use error::{FAILURES_TOTAL, StorageError};
 pub use migrations::schema_fingerprint;
 pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
 pub use sessions::{Session, SessionStatus};
-pub use streams::{NewStream, OpenStream};
+pub use streams::{KnownStream, NewStream, OpenStream};
 pub use transcripts::{NewFinal, Recorded};
 
 /// How to reach Postgres.

@@ -1,8 +1,8 @@
-use model::{Samples, SessionId, SessionSlug, Speaker, StreamId, Timestamp};
+use model::{Identity, Samples, SessionId, SessionSlug, Speaker, StreamId, Timestamp};
 
 use crate::{
     Storage, StorageError,
-    columns::{name, number, signed, timestamp, unsigned},
+    columns::{name, number, parsed, signed, timestamp, unsigned},
     connection::Statement,
 };
 
@@ -36,7 +36,8 @@ pub struct OpenStream {
     pub started_at: Timestamp,
 }
 
-// One statement: that the session is there and live, and the epoch. A stream id of another session leaves no row.
+// One statement: that the session is there and live, and the epoch. A stream id of another session
+// or participant leaves no row.
 const OPEN: Statement = Statement {
     name: "open_stream",
     sql: "WITH session AS (
@@ -55,8 +56,14 @@ const OPEN: Statement = Statement {
               speaker_name = COALESCE(excluded.speaker_name, streams.speaker_name),
               last_activity_at = GREATEST(streams.last_activity_at, excluded.last_activity_at),
               closed_at = NULL
-          WHERE streams.session_id = excluded.session_id
+          WHERE streams.session_id = excluded.session_id AND streams.speaker_identity = excluded.speaker_identity
           RETURNING session_id, epoch, stored_end, next_utterance, started_at",
+};
+
+const FIND: Statement = Statement {
+    name: "find_stream",
+    sql: "SELECT sessions.slug, streams.speaker_identity, streams.last_activity_at
+          FROM streams JOIN sessions ON sessions.id = streams.session_id WHERE streams.id = $1",
 };
 
 const CLOSE: Statement = Statement {
@@ -69,11 +76,35 @@ const CLOSE: Statement = Statement {
           RETURNING id",
 };
 
+/// Whose a stream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownStream {
+    /// The session it belongs to.
+    pub session: SessionSlug,
+    /// Who speaks in it.
+    pub identity: Identity,
+    /// When a worker last opened it, stored a final of it or closed it.
+    pub last_activity_at: Timestamp,
+}
+
 impl Storage {
+    /// A stream that a worker has opened before; `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn find_stream(&self, stream: StreamId) -> Result<Option<KnownStream>, StorageError> {
+        let Some(row) = self.query_opt(&FIND, &[&stream.0]).await? else { return Ok(None) };
+        Ok(Some(KnownStream {
+            session: parsed(row.try_get(0)?)?,
+            identity: parsed(row.try_get(1)?)?,
+            last_activity_at: timestamp(row.try_get(2)?),
+        }))
+    }
+
     /// Takes a stream, new or another worker's, and opens its session if need be.
     ///
     /// # Errors
-    /// [`StorageError::Forbidden`] when the id is a stream of another session; else as any operation here.
+    /// [`StorageError::Forbidden`] when the id is a stream of another session or participant; else as any operation here.
     pub async fn open_stream(&self, stream: &NewStream) -> Result<OpenStream, StorageError> {
         let row = self
             .query_opt(

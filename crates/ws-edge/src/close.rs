@@ -23,6 +23,8 @@ pub(crate) enum Close {
     InvalidToken,
     /// Something that this peer may not do, or did too often.
     Policy,
+    /// Another socket of this participant has resumed the stream.
+    Elsewhere,
     /// A message above its limit.
     TooBig,
     /// A mistake of ours.
@@ -39,13 +41,14 @@ pub(crate) enum Close {
 
 impl Close {
     #[cfg(test)]
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::GoingAway,
         Self::Protocol,
         Self::BadData,
         Self::MissingToken,
         Self::InvalidToken,
         Self::Policy,
+        Self::Elsewhere,
         Self::TooBig,
         Self::Fault,
         Self::Busy,
@@ -60,7 +63,7 @@ impl Close {
             Self::GoingAway => 1001,
             Self::Protocol => 1002,
             Self::BadData => 1007,
-            Self::MissingToken | Self::InvalidToken | Self::Policy => 1008,
+            Self::MissingToken | Self::InvalidToken | Self::Policy | Self::Elsewhere => 1008,
             Self::TooBig => 1009,
             Self::Fault => 1011,
             Self::Busy => 1013,
@@ -79,6 +82,7 @@ impl Close {
             Self::MissingToken => "Missing transcription token",
             Self::InvalidToken => "Invalid or expired transcription token",
             Self::Policy => "Not allowed",
+            Self::Elsewhere => "Stream continued elsewhere",
             Self::TooBig => "Message too big",
             Self::Fault => "Internal error",
             Self::Busy => "Busy, try again later",

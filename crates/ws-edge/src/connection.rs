@@ -1,5 +1,6 @@
 //! One established WebSocket: what it says, what it is told, and how it ends. One task each.
 
+mod resume;
 mod voice;
 
 use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
@@ -40,6 +41,9 @@ const BATCH_MAX: usize = 32;
 
 /// How long the last finals of a stream may take to be told before `stopped` is.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a client that resumes waits until a worker has taken its stream and all that came before is dealt with.
+const RESUME_LIMIT: Duration = Duration::from_secs(3);
 
 /// Tokens may be made for a thousand years; nobody waits for those.
 const TOKEN_LOOK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);

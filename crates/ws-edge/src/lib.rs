@@ -2,12 +2,14 @@
 //!
 //! This changes when a client's protocol does. It knows requests, sockets and client JSON; it must not know engines,
 //! SQL or Redis. In the order data passes: the `door` accepts, `route` and `handshake` answer, a `connection` speaks
-//! with its client and hands audio to its `source`, which decodes it into the uplink; captions come back by a
+//! with its client and hands audio to its `source`, which decodes it into the uplink and, kept at a `desk`, outlives the
+//! socket; captions come back by a
 //! `feed`, which puts them in `order` for the followers of its session.
 
 mod answers;
 mod close;
 mod connection;
+mod desk;
 mod door;
 mod feed;
 mod handshake;
@@ -30,12 +32,12 @@ use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
 use model::{Clock, SessionSlug};
 use rpc::{Workers, WorkersError};
 use storage::{Storage, StorageError};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub use sessions::ActiveSpeaker;
 pub use settings::EdgeSettings;
 
-use crate::{feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions};
+use crate::{desk::Desks, feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions};
 
 /// How long a drain may take: what the stages below need, and a little more.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -97,7 +99,7 @@ pub(crate) struct Edge {
     feeds: Feeds,
     tally: Tally,
     /// Every stream that is being sent to a worker.
-    sources: TaskTracker,
+    desks: Desks,
     /// Cancelled when a draining edge has finished its audio and sends its clients away.
     farewell: CancellationToken,
 }
@@ -142,7 +144,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         sessions,
         feeds,
         tally: Tally::new(),
-        sources: TaskTracker::new(),
+        desks: Desks::new(),
         farewell: CancellationToken::new(),
     });
 
@@ -176,11 +178,12 @@ fn readiness(edge: &Arc<Edge>) -> Readiness {
 /// Orders the drain: first the audio is finished, then its last captions reach their followers, then clients go.
 async fn say_farewell(edge: Arc<Edge>) {
     edge.life.draining().cancelled().await;
-    edge.sources.close();
-    if !edge.sources.is_empty() {
-        tracing::info!(streams = edge.sources.len(), "finishing audio");
-        if tokio::time::timeout(SOURCES_LIMIT, edge.sources.wait()).await.is_err() {
-            tracing::warn!(streams = edge.sources.len(), "some audio is not finished in time");
+    let sources = &edge.desks.tasks;
+    sources.close();
+    if !sources.is_empty() {
+        tracing::info!(streams = sources.len(), "finishing audio");
+        if tokio::time::timeout(SOURCES_LIMIT, sources.wait()).await.is_err() {
+            tracing::warn!(streams = sources.len(), "some audio is not finished in time");
         }
         tokio::time::sleep(SETTLE).await;
     }

@@ -20,6 +20,10 @@ use crate::close::Close;
 const CONNECTIONS: &str = "ws_edge_connections";
 /// Streams that send audio.
 const STREAMS: &str = "ws_edge_streams";
+/// Streams whose socket is lost and may come back.
+const STREAMS_DETACHED: &str = "ws_edge_streams_detached";
+/// Sockets that went on with a stream, or wanted to, by `outcome`.
+const RESUMES_TOTAL: &str = "ws_edge_resumes_total";
 /// Upgrades by `outcome`: `established`, or the label of the fault.
 const UPGRADES_TOTAL: &str = "ws_edge_upgrades_total";
 /// Sockets that the edge closed, by `code`.
@@ -53,6 +57,10 @@ const CLOSE_CODES: [&str; 10] =
 pub(crate) fn register() {
     gauge!(CONNECTIONS).set(0.0);
     gauge!(STREAMS).set(0.0);
+    gauge!(STREAMS_DETACHED).set(0.0);
+    for resume in [Resume::Here, Resume::Elsewhere, Resume::Rejoined, Resume::Refused, Resume::Unknown] {
+        counter!(RESUMES_TOTAL, "outcome" => resume.label()).absolute(0);
+    }
     let counters = [
         MESSAGES_RECEIVED_TOTAL,
         AUDIO_BYTES_TOTAL,
@@ -74,6 +82,42 @@ pub(crate) fn register() {
     }
     for reason in REFUSED_REASONS {
         counter!(MESSAGES_REFUSED_TOTAL, "reason" => reason).absolute(0);
+    }
+}
+
+/// So many streams wait for their clients now.
+pub(crate) fn detached(count: usize) {
+    gauge!(STREAMS_DETACHED).set(count as f64);
+}
+
+/// How a socket went on with a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Resume {
+    /// This edge had it.
+    Here,
+    /// Another edge, or this one before it was restarted, had it.
+    Elsewhere,
+    /// A client that knows no `resume`.
+    Rejoined,
+    /// It is another participant's, or no worker took it.
+    Refused,
+    /// Nobody knows it: a new stream began.
+    Unknown,
+}
+
+impl Resume {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Elsewhere => "elsewhere",
+            Self::Rejoined => "rejoined",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub(crate) fn count(self) {
+        counter!(RESUMES_TOTAL, "outcome" => self.label()).increment(1);
     }
 }
 

@@ -77,6 +77,15 @@ pub(crate) struct Init {
     pub(crate) partials: bool,
     pub(crate) endpointing_ms: Option<u32>,
     pub(crate) shape: Option<Shape>,
+    pub(crate) resume: Option<Resume>,
+}
+
+/// A stream that a client wants to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) stream: StreamId,
+    /// What it was told needs no re-sending.
+    pub(crate) acked: Samples,
 }
 
 /// Who a client says is speaking.
@@ -188,19 +197,7 @@ impl<'a> Fields<'a> {
         let endpointing_ms = self.read("endpointingMs", "100 to 5000 milliseconds", |value| {
             whole(value).filter(|ms| ENDPOINTING_MS.contains(ms)).and_then(|ms| u32::try_from(ms).ok())
         })?;
-        // A resumed stream is not continued yet: `initialized` names a new one, which tells the client to start at
-        // sample 0. What it sends must still make sense.
-        if let Some(resume) = self.read("resume", "an object with stream and acked", Value::as_object)? {
-            let resume = Fields(resume);
-            let stream = "resume.stream";
-            resume
-                .read("stream", "a stream id", |value| value.as_str()?.parse::<StreamId>().ok())
-                .map_err(|_| BadMessage::Field { field: stream, expected: "a stream id" })?;
-            resume.whole("acked").map_err(|_| BadMessage::Field {
-                field: "resume.acked",
-                expected: "a whole number, not negative",
-            })?;
-        }
+        let resume = self.read("resume", "an object with stream and acked", Value::as_object)?;
         Ok(Init {
             format,
             language: self.language(languages)?,
@@ -209,7 +206,17 @@ impl<'a> Fields<'a> {
             endpointing_ms,
             shape: self
                 .read("messages", "split, transcript or both", |value| value.as_str()?.parse().ok())?,
+            resume: resume.map(|resume| Fields(resume).resume()).transpose()?.flatten(),
         })
+    }
+
+    /// A `resume` without a stream, as of a client that never had one, asks for nothing.
+    fn resume(&self) -> Result<Option<Resume>, BadMessage> {
+        let bad = |field, expected| BadMessage::Field { field, expected };
+        let stream = self.read("stream", "a stream id", |value| value.as_str()?.parse::<StreamId>().ok());
+        let stream = stream.map_err(|_| bad("resume.stream", "a stream id"))?;
+        let acked = self.whole("acked").map_err(|_| bad("resume.acked", "a whole number, not negative"))?;
+        Ok(stream.map(|stream| Resume { stream, acked: Samples(acked.unwrap_or(0)) }))
     }
 
     fn language(&self, served: &[String]) -> Result<Option<String>, BadMessage> {
@@ -440,14 +447,15 @@ pub(crate) fn warning(code: &'static str, message: &str) -> Utf8Bytes {
     encode(&Trouble { r#type: "warning", message, code, retry_after_ms: None })
 }
 
-/// The answer to `init`.
-pub(crate) fn initialized(stream: StreamId, init: &Init) -> Utf8Bytes {
+/// The answer to `init`. Audio up to `acked` needs no sending, and up to `received` has come to this edge.
+pub(crate) fn initialized(stream: StreamId, acked: Samples, received: Samples, init: &Init) -> Utf8Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Initialized<'a> {
         r#type: &'static str,
         stream: StreamId,
         acked: Samples,
+        received: Samples,
         encoding: &'static str,
         sample_rate: u32,
         channels: u16,
@@ -459,7 +467,8 @@ pub(crate) fn initialized(stream: StreamId, init: &Init) -> Utf8Bytes {
     encode(&Initialized {
         r#type: "initialized",
         stream,
-        acked: Samples(0),
+        acked,
+        received,
         encoding: init.format.encoding.name(),
         sample_rate: init.format.sample_rate_hz,
         channels: init.format.channels,

@@ -23,6 +23,8 @@
 //! | `FOLLOWER_QUEUE` | 256 | captions that may wait for one follower before it is too slow |
 //! | `PING_INTERVAL_MS` | 15000 | between pings; a socket that leaves three unanswered is closed |
 //! | `WRITE_LIMIT_MS` | 10000 | how long one message may take to leave |
+//! | `RESUME_SECONDS` | 30 | how long a stream waits for its client after `init`, when the socket is lost; 0 to 3600 |
+//! | `REJOIN_SECONDS` | 15 | the same for clients without `init`: the time away becomes silence; 0 to 30 |
 //! | `DRAIN_SPREAD_MS` | 3000 | over which a draining edge sends its clients away |
 //! | `NODE_ENV`, `SERVER_MODE`, `REALTIME_BROADCAST_MODE` | | of system A; the first is shown by `/test`, the others are ignored with a warning |
 
@@ -124,6 +126,10 @@ pub struct EdgeSettings {
     pub(crate) follower_queue: usize,
     pub(crate) ping_interval: Duration,
     pub(crate) write_limit: Duration,
+    /// How long a stream waits for a client that knows `resume`.
+    pub(crate) resume: Duration,
+    /// How long it waits for one that does not. What is missing then is silence, of which an uplink takes 30 s.
+    pub(crate) rejoin: Duration,
     pub(crate) drain_spread: Duration,
     pub(crate) node_env: Option<String>,
     pub(crate) server_mode: Option<String>,
@@ -179,6 +185,8 @@ impl EdgeSettings {
         let write_limit =
             reader.millis("WRITE_LIMIT_MS", Duration::from_secs(10)).max(Duration::from_millis(10));
         let drain_spread = reader.millis("DRAIN_SPREAD_MS", Duration::from_secs(3));
+        let resume = seconds(&mut reader, "RESUME_SECONDS", 30, 3_600);
+        let rejoin = seconds(&mut reader, "REJOIN_SECONDS", 15, 30);
         let upgrade_auth = reader.or("UPGRADE_AUTH", UpgradeAuth::Accept, "accept or reject");
         let shape = reader.or("TRANSCRIPT_MESSAGES", Shape::Split, "split, transcript or both");
         let legacy_open_routes = reader.flag("LEGACY_OPEN_ROUTES");
@@ -208,6 +216,8 @@ impl EdgeSettings {
                 follower_queue: usize::try_from(follower_queue.get()).unwrap_or(usize::MAX),
                 ping_interval,
                 write_limit,
+                resume,
+                rejoin,
                 drain_spread,
                 node_env,
                 server_mode,
@@ -216,6 +226,14 @@ impl EdgeSettings {
             })
         })
     }
+}
+
+fn seconds(reader: &mut Reader, name: &'static str, default: u64, max: u64) -> Duration {
+    let seconds = reader.or(name, default, "a number of seconds");
+    if seconds > max {
+        reader.problem(name, format!("expected at most {max} seconds"));
+    }
+    Duration::from_secs(seconds)
 }
 
 /// Lower case without a slash at the end, as browsers send them; `*` lists every origin.
@@ -257,6 +275,7 @@ mod tests {
             ("CORS_ORIGIN", "app.example"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),
             ("FRAMES_PER_SECOND", "0"),
+            ("REJOIN_SECONDS", "31"),
             ("TRANSCRIPT_MESSAGES", "all"),
         ]))
         .unwrap_err()
@@ -267,6 +286,7 @@ mod tests {
             "CORS_ORIGIN",
             "TRUSTED_PROXIES",
             "FRAMES_PER_SECOND",
+            "REJOIN_SECONDS",
             "TRANSCRIPT_MESSAGES",
             "TRANSCRIPTION_JWT_SECRET",
             "DATABASE_URL",

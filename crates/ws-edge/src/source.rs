@@ -7,19 +7,22 @@ use audio::{AudioError, Decoder, Format};
 use bytes::Bytes;
 use event_bus::Event;
 use model::{FaultKind, Samples, StreamId, StreamState, StreamStatus, Topic};
-use rpc::{AudioUplink, UplinkEvent, UplinkEvents, WhenFull};
+use rpc::{AudioUplink, UplinkClosed, UplinkError, UplinkEvent, UplinkEvents, WhenFull};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
-use crate::Edge;
+use crate::{
+    Edge,
+    desk::{Commanded, Desk, Seat, Sitting},
+};
 
 /// Commands that wait to be decoded; a connection whose queue is full is not read. At most 8 MiB.
 const COMMANDS_WAITING_MAX: usize = 8;
 
 /// News that wait for the connection. Acknowledgements that find no room are left out: the next says more.
-const REPORTS_WAITING_MAX: usize = 16;
+pub(crate) const REPORTS_WAITING_MAX: usize = 16;
 
 /// Losses are told and logged once in so long, together.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +34,24 @@ const BATCH_MAX: usize = 8;
 pub(crate) enum Command {
     Audio(Bytes),
     Finalize,
-    /// No more audio. The same happens when the commands end.
+    /// A new socket goes on with the stream; its audio is a new beginning to the decoder.
+    Continue {
+        format: Format,
+        at: At,
+        /// Told up to where audio had come.
+        received: oneshot::Sender<Samples>,
+    },
+    /// No more audio.
     Stop,
+}
+
+/// Where in the stream the audio of a new socket begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum At {
+    /// Here. What had come beyond it comes again and is passed over.
+    Position(Samples),
+    /// So long after what had come. Between is silence.
+    After(Samples),
 }
 
 /// What a source tells its connection.
@@ -52,6 +71,8 @@ pub(crate) enum Report {
         message: String,
         retry_after: Option<Duration>,
     },
+    /// Another socket has taken the stream; nothing follows.
+    Elsewhere,
     /// Everything is stored; nothing follows.
     Ended(Samples),
 }
@@ -64,45 +85,105 @@ pub(crate) enum Next {
     Room,
 }
 
-/// A connection's end of its source.
+/// A connection's end of its source. When it is dropped the source waits for the next socket.
 pub(crate) struct Source {
     pub(crate) stream: StreamId,
-    commands: mpsc::Sender<Command>,
-    reports: mpsc::Receiver<Report>,
+    edge: Arc<Edge>,
+    seat: Seat,
 }
 
 impl Source {
-    /// Opens a stream.
-    pub(crate) fn open(edge: &Arc<Edge>, source: rpc::Source, format: Format, when_full: WhenFull) -> Self {
+    /// Opens a stream, or goes on with one that another edge has carried, at `first`.
+    pub(crate) fn open(
+        edge: &Arc<Edge>,
+        source: rpc::Source,
+        format: Format,
+        when_full: WhenFull,
+        first: Samples,
+    ) -> Self {
         let (commands, commanded) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let (reporter, reports) = mpsc::channel(REPORTS_WAITING_MAX);
-        let stream = source.stream;
-        let task = run(edge.clone(), source, format, when_full, commanded, reporter);
-        edge.life.spawn(edge.sources.track_future(task));
-        Self { stream, commands, reports }
+        let seat = edge.desks.set_up(&source, when_full == WhenFull::Wait, first, commands);
+        let task = run(edge.clone(), source, format, when_full, first, commanded, seat.desk.clone());
+        edge.life.spawn(edge.desks.tasks.track_future(task));
+        Self::at(edge, seat)
+    }
+
+    /// Goes on with a stream of this edge.
+    pub(crate) fn at(edge: &Arc<Edge>, seat: Seat) -> Self {
+        Self { stream: seat.desk.stream, edge: edge.clone(), seat }
     }
 
     /// Hands on a command, or gives it back when the queue is full. A source that has ended takes everything: its
     /// last report says why.
     pub(crate) fn command(&self, command: Command) -> Result<(), Command> {
-        match self.commands.try_send(command) {
-            Err(mpsc::error::TrySendError::Full(command)) => Err(command),
+        match self.seat.commands.try_send((self.seat.sitting, command)) {
+            Err(mpsc::error::TrySendError::Full((_, command))) => Err(command),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
 
     /// Hands on a last command whose connection is gone, however long there is no room for it.
     pub(crate) async fn deliver(self: Box<Self>, command: Command) {
-        let _ = self.commands.send(command).await;
+        let _ = self.seat.commands.send((self.seat.sitting, command)).await;
+    }
+
+    /// Begins to finish: no other socket may take the stream.
+    pub(crate) fn stops(&self) {
+        self.edge.desks.stop(&self.seat.desk, self.seat.sitting);
+    }
+
+    /// Waits until a worker has taken the stream: up to where its audio needs no re-sending, or why none did.
+    pub(crate) async fn opened(&mut self) -> Result<Samples, Report> {
+        let Seat { desk, reports, .. } = &mut self.seat;
+        loop {
+            tokio::select! {
+                biased;
+                report = reports.recv() => match report {
+                    Some(Report::Acknowledged(_) | Report::Gap { .. }) => {}
+                    Some(report) => return Err(report),
+                    None => return Err(Report::Elsewhere),
+                },
+                () = desk.opened() => return Ok(desk.acknowledged()),
+            }
+        }
+    }
+
+    /// Up to where audio needs no re-sending.
+    pub(crate) fn acknowledged(&self) -> Samples {
+        self.seat.desk.acknowledged()
+    }
+
+    /// Says where the audio of this socket begins, and waits until all that came before is dealt with: up to where
+    /// that was. `None` when the source has ended.
+    pub(crate) async fn go_on(&self, format: Format, at: At) -> Option<Samples> {
+        self.begin(format, at).await?.await.ok()
+    }
+
+    /// As [`Source::go_on`], without waiting for what came before.
+    pub(crate) async fn begin(&self, format: Format, at: At) -> Option<oneshot::Receiver<Samples>> {
+        let (received, told) = oneshot::channel();
+        let command = Command::Continue { format, at, received };
+        self.seat.commands.send((self.seat.sitting, command)).await.ok()?;
+        Some(told)
     }
 
     /// Waits for news or, if `wants_room`, for room for a command. Cancel-safe.
     pub(crate) async fn next(&mut self, wants_room: bool) -> Next {
+        let Seat { desk, sitting, commands, reports } = &mut self.seat;
         tokio::select! {
             biased;
-            report = self.reports.recv() => Next::Report(report),
-            _ = self.commands.reserve(), if wants_room => Next::Room,
+            report = reports.recv() => match report {
+                None if !desk.is_held_by(*sitting) => Next::Report(Some(Report::Elsewhere)),
+                report => Next::Report(report),
+            },
+            _ = commands.reserve(), if wants_room => Next::Room,
         }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.edge.desks.leave(&self.seat.desk, self.seat.sitting);
     }
 }
 
@@ -111,25 +192,43 @@ async fn run(
     source: rpc::Source,
     format: Format,
     when_full: WhenFull,
-    commands: mpsc::Receiver<Command>,
-    reports: mpsc::Sender<Report>,
+    first: Samples,
+    commands: mpsc::Receiver<Commanded>,
+    desk: Arc<Desk>,
 ) {
     let _open = edge.tally.stream();
+    let _clear = Clear(&edge, &desk);
     let status = StreamStatus {
         session: source.session.clone(),
         stream: source.stream,
         state: StreamState::Connecting,
         at: edge.clock.now(),
     };
-    tracing::info!(stream = %short(source.stream), encoding = %format.encoding, "stream opened");
-    let (uplink, events) = AudioUplink::open(&edge.workers, &edge.life, source, when_full);
+    tracing::info!(stream = %short(source.stream), encoding = %format.encoding, at = %first, "stream opened");
+    let (uplink, events) = AudioUplink::resume(&edge.workers, &edge.life, source, when_full, first);
     let state = watch::Sender::new(StreamState::Connecting);
     let followed = state.subscribe();
-    tokio::join!(
-        send(uplink, format, commands, &reports),
-        hear(&edge, events, &reports, state),
-        publish(&edge, status, followed),
-    );
+    let decoder = Some(Box::new(Decoder::new(format)));
+    let intake = Intake { uplink, decoder, received: first, known: Samples(0) };
+    let carry = async {
+        tokio::select! {
+            () = hear(&edge, events, &desk, state) => {}
+            // The uplink goes on after the last command; what it says is heard beside this.
+            () = async {
+                tokio::join!(send(intake, commands, &desk), desk.watch(&edge));
+            } => {}
+        }
+    };
+    tokio::join!(carry, publish(&edge, status, followed));
+}
+
+/// Clears a desk even when its task panics.
+struct Clear<'a>(&'a Edge, &'a Arc<Desk>);
+
+impl Drop for Clear<'_> {
+    fn drop(&mut self) {
+        self.0.desks.clear(self.1);
+    }
 }
 
 /// The first digits of a stream id: enough to find it again in logs. The whole id lets a client resume the stream.
@@ -139,60 +238,133 @@ fn short(stream: StreamId) -> String {
     text
 }
 
-/// Commands to the uplink. Ends with a stop, so that what was sent is finished.
-async fn send(
+/// Where messages become sound, and how far the stream has come.
+struct Intake {
     uplink: AudioUplink,
-    format: Format,
-    mut commands: mpsc::Receiver<Command>,
-    reports: &mpsc::Sender<Report>,
-) {
-    let mut decoder = Box::new(Decoder::new(format));
-    let mut batch = Vec::new();
-    let mut ended = false;
-    while !ended {
-        ended = commands.recv_many(&mut batch, BATCH_MAX).await == 0;
-        let mut waiting = std::mem::take(&mut batch).into_iter().peekable();
-        while waiting.peek().is_some() {
-            let mut messages = Vec::new();
-            while let Some(Command::Audio(bytes)) =
-                waiting.next_if(|command| matches!(command, Command::Audio(_)))
-            {
-                messages.push(bytes);
-            }
-            if !messages.is_empty() {
-                let Some((returned, samples, fault)) = decode(decoder, messages).await else {
-                    let _ = reports.send(defect("the audio could not be decoded")).await;
-                    return;
-                };
-                decoder = returned;
-                if uplink.send(&samples).await.is_err() {
-                    return;
-                }
-                if let Some(error) = fault {
-                    tracing::info!(%error, "audio refused");
-                    let _ = reports.send(Report::Undecodable(error)).await;
-                    ended = true;
-                    break;
-                }
-            }
-            match waiting.next_if(|command| !matches!(command, Command::Audio(_))) {
-                Some(Command::Finalize) if uplink.finalize().await.is_err() => return,
-                Some(Command::Stop) => {
-                    ended = true;
-                    break;
-                }
-                _ => {}
-            }
-        }
+    /// Away while it works on a thread of its own.
+    decoder: Option<Box<Decoder>>,
+    /// Up to where audio has come.
+    received: Samples,
+    /// So much of what comes next has come before.
+    known: Samples,
+}
+
+/// Why an intake takes nothing more.
+enum Shut {
+    /// The uplink has said why.
+    Uplink,
+    /// The decoder has panicked, which the hook has logged.
+    Defect,
+}
+
+impl From<UplinkClosed> for Shut {
+    fn from(_: UplinkClosed) -> Self {
+        Self::Uplink
     }
-    if let Some((_, samples, fault)) = finish(decoder).await {
+}
+
+impl Intake {
+    /// Decodes messages in order and sends them on, up to the first that cannot be decoded.
+    async fn take(&mut self, messages: Vec<Bytes>, desk: &Desk) -> Result<Option<AudioError>, Shut> {
+        let decoder = self.decoder.take().ok_or(Shut::Defect)?;
+        let (decoder, samples, fault) = decode(decoder, messages).await.ok_or(Shut::Defect)?;
+        self.decoder = Some(decoder);
+        self.forward(&samples, desk).await?;
+        Ok(fault)
+    }
+
+    /// Sends what the decoder held back.
+    async fn flush(&mut self, desk: &Desk) -> Result<(), Shut> {
+        let decoder = self.decoder.take().ok_or(Shut::Defect)?;
+        let (samples, fault) = finish(decoder).await.ok_or(Shut::Defect)?;
         if let Some(error) = fault {
             tracing::debug!(%error, "the end of the audio could not be decoded");
         }
-        let _ = uplink.send(&samples).await;
+        self.forward(&samples, desk).await
     }
-    let _ = uplink.stop().await;
-    // The uplink goes on in the background; what it says is heard beside this.
+
+    async fn forward(&mut self, samples: &[i16], desk: &Desk) -> Result<(), Shut> {
+        let known = self.known.min(Samples::of(samples.len()));
+        self.known = self.known - known;
+        let new = samples.get(usize::try_from(known.0).unwrap_or(usize::MAX)..).unwrap_or_default();
+        self.received = self.received + Samples::of(new.len());
+        desk.set_received(self.received);
+        Ok(self.uplink.send(new).await?)
+    }
+
+    /// A new socket begins. Up to where audio had come.
+    async fn go_on(&mut self, format: Format, at: At, desk: &Desk) -> Result<Samples, Shut> {
+        self.flush(desk).await?;
+        self.decoder = Some(Box::new(Decoder::new(format)));
+        let had = self.received;
+        let begins = match at {
+            At::Position(position) => position,
+            At::After(pause) => had + pause,
+        };
+        self.known = had - begins;
+        if begins > had {
+            self.uplink.go_on_at(begins).await?;
+            self.received = begins;
+            desk.set_received(begins);
+        }
+        Ok(had)
+    }
+}
+
+/// Commands to the uplink. Ends with a stop, so that what was sent is finished.
+async fn send(mut intake: Intake, commands: mpsc::Receiver<Commanded>, desk: &Desk) {
+    let outcome = follow(&mut intake, commands, desk).await;
+    let outcome = match outcome {
+        Ok(()) => intake.flush(desk).await,
+        shut => shut,
+    };
+    if matches!(outcome, Err(Shut::Defect)) {
+        desk.tell(defect("the audio could not be decoded")).await;
+    }
+    let _ = intake.uplink.stop().await;
+}
+
+/// Follows commands up to `stop`, or to audio that cannot be decoded.
+async fn follow(
+    intake: &mut Intake,
+    mut commands: mpsc::Receiver<Commanded>,
+    desk: &Desk,
+) -> Result<(), Shut> {
+    let mut batch = Vec::new();
+    let mut present: Sitting = 0;
+    while commands.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let mut waiting = std::mem::take(&mut batch).into_iter().peekable();
+        while let Some((sitting, command)) = waiting.next() {
+            if sitting < present {
+                // Of a socket that has lost the stream to another.
+                continue;
+            }
+            match command {
+                Command::Audio(bytes) => {
+                    let mut messages = vec![bytes];
+                    while let Some((_, Command::Audio(bytes))) = waiting
+                        .next_if(|(next, command)| *next == sitting && matches!(command, Command::Audio(_)))
+                    {
+                        messages.push(bytes);
+                    }
+                    if let Some(error) = intake.take(messages, desk).await? {
+                        tracing::info!(%error, "audio refused");
+                        desk.tell(Report::Undecodable(error)).await;
+                        return Ok(());
+                    }
+                }
+                Command::Finalize => intake.uplink.finalize().await?,
+                Command::Continue { format, at, received } => {
+                    present = sitting;
+                    let had = intake.go_on(format, at, desk).await?;
+                    // Nobody waits for it any more when that socket is gone too.
+                    let _ = received.send(had);
+                }
+                Command::Stop => return Ok(()),
+            }
+        }
+    }
+    Ok(())
 }
 
 type Decoded = (Box<Decoder>, Vec<i16>, Option<AudioError>);
@@ -207,11 +379,11 @@ async fn decode(mut decoder: Box<Decoder>, messages: Vec<Bytes>) -> Option<Decod
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-async fn finish(mut decoder: Box<Decoder>) -> Option<Decoded> {
+async fn finish(mut decoder: Box<Decoder>) -> Option<(Vec<i16>, Option<AudioError>)> {
     let work = move || {
         let mut samples = Vec::new();
         let fault = decoder.finish(&mut samples).err();
-        (decoder, samples, fault)
+        (samples, fault)
     };
     tokio::task::spawn_blocking(work).await.ok()
 }
@@ -221,29 +393,36 @@ fn defect(message: &str) -> Report {
 }
 
 /// News of the uplink to the connection and, by `state`, to the followers.
-async fn hear(
-    edge: &Edge,
-    mut events: UplinkEvents,
-    reports: &mpsc::Sender<Report>,
-    state: watch::Sender<StreamState>,
-) {
+async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: watch::Sender<StreamState>) {
     let mut outcome = defect("the audio could not be carried to a transcription worker");
     let mut losses = Losses::new();
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             () = sleep_until(losses.due), if losses.span.is_some() => {
-                losses.tell(reports);
+                losses.tell(desk);
                 continue;
             }
         };
         let Some(event) = event else { break };
         match event {
-            UplinkEvent::State(new) => drop(state.send_replace(new)),
-            UplinkEvent::Acknowledged(samples) => drop(reports.try_send(Report::Acknowledged(samples))),
+            UplinkEvent::State(new) => {
+                state.send_replace(new);
+                if new == StreamState::Ready {
+                    desk.set_opened();
+                }
+            }
+            UplinkEvent::Acknowledged(samples) => {
+                desk.set_acknowledged(samples);
+                desk.mention(Report::Acknowledged(samples));
+            }
             UplinkEvent::Gap { start, end } => {
                 edge.tally.audio_lost((end - start).duration());
                 losses.add(start, end);
+            }
+            UplinkEvent::Failed(UplinkError::TakenOver) => {
+                tracing::info!("the stream was continued elsewhere");
+                outcome = Report::Elsewhere;
             }
             UplinkEvent::Failed(error) => {
                 tracing::warn!(fault = %error.fault(), %error, "stream failed");
@@ -257,8 +436,9 @@ async fn hear(
             }
         }
     }
-    losses.tell(reports);
-    let _ = reports.send(outcome).await;
+    losses.tell(desk);
+    edge.desks.clear(desk);
+    desk.tell(outcome).await;
 }
 
 /// Sound that was given up and is not told yet. A source without a worker loses some with every message.
@@ -279,12 +459,12 @@ impl Losses {
         self.lost = self.lost + (end - start);
     }
 
-    fn tell(&mut self, reports: &mpsc::Sender<Report>) {
+    fn tell(&mut self, desk: &Desk) {
         self.due = Instant::now() + LOSSES_INTERVAL;
         let lost = std::mem::replace(&mut self.lost, Samples(0));
         if let Some((start, end)) = self.span.take() {
             tracing::warn!(%lost, %start, %end, "audio was given up: no worker took it in time");
-            drop(reports.try_send(Report::Gap { lost, start, end }));
+            desk.mention(Report::Gap { lost, start, end });
         }
     }
 }

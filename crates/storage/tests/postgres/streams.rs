@@ -1,8 +1,8 @@
 use model::{Samples, Timestamp};
-use storage::{OpenStream, StorageError};
+use storage::{KnownStream, OpenStream, StorageError};
 use testkit::Database;
 
-use crate::{NOW, new_stream, store, stream_id, utterance};
+use crate::{NOW, new_stream, slug, store, stream_id, utterance};
 
 #[tokio::test]
 async fn opening_again_raises_the_epoch_and_says_where_to_go_on() {
@@ -34,6 +34,20 @@ async fn a_stream_id_of_another_session_is_refused() {
     let stolen = storage.open_stream(&new_stream("yours", stream_id(1))).await;
     assert_eq!(stolen, Err(StorageError::Forbidden));
     assert_eq!(storage.close_stream(stream_id(1), mine.epoch, Samples(0), NOW).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_stream_id_of_another_participant_is_refused() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    assert_eq!(storage.find_stream(stream_id(1)).await, Ok(None));
+    storage.open_stream(&new_stream("demo", stream_id(1))).await.unwrap();
+    let mut stolen = new_stream("demo", stream_id(1));
+    stolen.speaker.identity = "mallory".parse().unwrap();
+    assert_eq!(storage.open_stream(&stolen).await, Err(StorageError::Forbidden));
+    let known =
+        KnownStream { session: slug("demo"), identity: "alice".parse().unwrap(), last_activity_at: NOW };
+    assert_eq!(storage.find_stream(stream_id(1)).await, Ok(Some(known)));
 }
 
 #[tokio::test]

@@ -2,14 +2,18 @@
 
 use model::{FaultKind, Samples, Speaker, StreamId};
 use rpc::WhenFull;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Connection, Flow, GO_ON, LAST_WORD_LIMIT, Leaving, end_with};
+use super::{
+    Connection, Flow, GO_ON, LAST_WORD_LIMIT, Leaving, RESUME_LIMIT, end_with,
+    resume::{Resumed, resume},
+};
 use crate::{
     close::Close,
-    metrics::Refused,
+    metrics::{self, Refused},
     protocol::{self, Init},
-    source::{Command, Report, Source},
+    source::{At, Command, Report, Source},
 };
 
 /// A connection's part as a speaker.
@@ -40,6 +44,13 @@ impl Voice {
     }
 }
 
+/// What clients send who do not say.
+fn sniffed() -> audio::Format {
+    let mut format = audio::DEFAULT_FORMAT;
+    format.encoding = audio::Encoding::Auto;
+    format
+}
+
 impl Connection {
     pub(super) async fn init(&mut self, init: Init) -> Flow {
         if !self.may_speak() {
@@ -48,20 +59,68 @@ impl Connection {
         if self.voice.source().is_some() || self.last_word.is_some() {
             return self.refuse(FaultKind::Caller, "init must come before audio, or after stopped").await;
         }
-        let stream = StreamId(Uuid::new_v4());
+        let mut answers = Vec::new();
+        if !init.translate_to.is_empty() {
+            let text = "translateTo: no translation is offered here; captions come untranslated";
+            answers.push(protocol::warning("not_translated", text));
+        }
+        let resumed = match init.resume {
+            Some(wish) if self.leaving == Leaving::No => {
+                let resuming = resume(&self.edge, &self.peer.principal, wish, &init);
+                let stopping = self.edge.life.stopping();
+                tokio::select! {
+                    resumed = resuming => Some(resumed),
+                    () = stopping.cancelled() => return self.leave(),
+                }
+            }
+            // A draining edge takes no more audio; the client is sent to another in a moment.
+            Some(_) => return self.refuse(FaultKind::Overloaded, "this server is restarting").await,
+            None => None,
+        };
+        self.voice = match resumed {
+            Some(Resumed::On { source, acked, received }) => {
+                answers.insert(0, protocol::initialized(source.stream, acked, received, &init));
+                Voice::Speaking(source)
+            }
+            Some(Resumed::NotYours) => {
+                return self.refuse(FaultKind::Forbidden, "resume.stream is another participant's").await;
+            }
+            Some(Resumed::Failed(report)) => return self.failed(report),
+            Some(Resumed::Unknown) | None => {
+                let stream = StreamId(Uuid::new_v4());
+                if resumed.is_some() {
+                    let text = "resume.stream is not known any more; a new stream begins";
+                    answers.push(protocol::warning("not_resumed", text));
+                }
+                answers.insert(0, protocol::initialized(stream, Samples(0), Samples(0), &init));
+                Voice::Silent(Some(Box::new((stream, init.clone()))))
+            }
+        };
         if let Some(shape) = init.shape {
             self.peer.shape = shape;
         }
         self.peer.partials = init.partials;
         self.is_native = true;
-        let mut answers = vec![protocol::initialized(stream, &init)];
-        if !init.translate_to.is_empty() {
-            let text = "translateTo: no translation is offered here; captions come untranslated";
-            answers.push(protocol::warning("not_translated", text));
-        }
-        self.voice = Voice::Silent(Some(Box::new((stream, init))));
         self.bad = 0;
         self.send_all(answers).await
+    }
+
+    /// How a connection ends whose source did.
+    fn failed(&self, report: Report) -> Flow {
+        match report {
+            Report::Failed { fault, message, retry_after } => {
+                end_with(Close::after(fault), protocol::error(fault, &message, retry_after))
+            }
+            Report::Elsewhere => {
+                let text = "the stream was continued elsewhere";
+                end_with(Close::Elsewhere, protocol::error(FaultKind::Caller, text, None))
+            }
+            Report::Undecodable(error) => end_with(
+                Close::after(error.fault()),
+                protocol::error(error.fault(), &error.to_string(), None),
+            ),
+            Report::Acknowledged(_) | Report::Gap { .. } | Report::Ended(_) => GO_ON,
+        }
     }
 
     pub(super) async fn hear_audio(&mut self, bytes: bytes::Bytes) -> Flow {
@@ -76,7 +135,9 @@ impl Connection {
             Voice::Silent(init) => {
                 let init = init.take();
                 self.edge.tally.audio(bytes.len());
-                self.speak(init);
+                if init.is_some() || !Box::pin(self.rejoin()).await {
+                    self.speak(init);
+                }
                 self.command(Command::Audio(bytes));
                 self.bad = 0;
                 GO_ON
@@ -99,6 +160,23 @@ impl Connection {
         }
     }
 
+    /// Goes on with the stream that a participant who knows no `resume` has just lost. The time away is silence.
+    async fn rejoin(&mut self) -> bool {
+        let principal = &self.peer.principal;
+        let Some((seat, away)) = self.edge.desks.rejoin(principal.session(), principal.identity()) else {
+            return false;
+        };
+        let source = Source::at(&self.edge, seat);
+        let away = Samples::from_millis(u64::try_from(away.as_millis()).unwrap_or(u64::MAX));
+        let begun = timeout(RESUME_LIMIT, source.begin(sniffed(), At::After(away))).await;
+        let rejoined = matches!(begun, Ok(Some(_)));
+        if rejoined {
+            metrics::Resume::Rejoined.count();
+            self.voice = Voice::Speaking(Box::new(source));
+        }
+        rejoined
+    }
+
     /// Opens the stream that the first audio needs.
     fn speak(&mut self, init: Option<Box<(StreamId, Init)>>) {
         let principal = &self.peer.principal;
@@ -111,9 +189,7 @@ impl Connection {
         // A client that knows `init` knows that a full window makes it wait. Others send at the pace of a
         // microphone and cannot wait.
         let when_full = if init.is_some() { WhenFull::Wait } else { WhenFull::DropOldest };
-        let mut format = audio::DEFAULT_FORMAT;
-        format.encoding = audio::Encoding::Auto;
-        let format = init.as_ref().map_or(format, |init| init.format);
+        let format = init.as_ref().map_or(sniffed(), |init| init.format);
         let source = rpc::Source {
             stream,
             session: principal.session().clone(),
@@ -124,7 +200,8 @@ impl Connection {
             language: init.and_then(|init| init.language),
             started_at: self.edge.clock.now(),
         };
-        self.voice = Voice::Speaking(Box::new(Source::open(&self.edge, source, format, when_full)));
+        self.voice =
+            Voice::Speaking(Box::new(Source::open(&self.edge, source, format, when_full, Samples(0))));
     }
 
     /// Hands a command to the source, or keeps it until there is room.
@@ -154,7 +231,10 @@ impl Connection {
     pub(super) fn stop(&mut self) {
         let voice = std::mem::replace(&mut self.voice, Voice::Silent(None));
         self.voice = match voice {
-            Voice::Speaking(source) => Voice::Stopping(source),
+            Voice::Speaking(source) => {
+                source.stops();
+                Voice::Stopping(source)
+            }
             other => other,
         };
         if matches!(self.voice, Voice::Stopping(_)) && self.blocked.is_none() {
@@ -175,19 +255,15 @@ impl Connection {
                 );
                 self.send(protocol::warning("gap", &text)).await
             }
-            Some(Report::Undecodable(error)) => end_with(
-                Close::after(error.fault()),
-                protocol::error(error.fault(), &error.to_string(), None),
-            ),
-            Some(Report::Failed { fault, message, retry_after }) => {
-                end_with(Close::after(fault), protocol::error(fault, &message, retry_after))
+            Some(report @ (Report::Undecodable(_) | Report::Failed { .. } | Report::Elsewhere)) => {
+                self.failed(report)
             }
             Some(Report::Ended(samples)) => {
                 self.blocked = None;
                 self.voice = Voice::Stopped(Some(stream), samples);
                 // Stored is not yet told: the last finals are on their way, and a client may leave once it is told
                 // that all is done.
-                let caught_up = tokio::time::timeout(LAST_WORD_LIMIT, self.following.caught_up());
+                let caught_up = timeout(LAST_WORD_LIMIT, self.following.caught_up());
                 let caught_up = Box::pin(async move { drop(caught_up.await) });
                 self.last_word = Some((caught_up, protocol::stopped(Some(stream), samples)));
                 GO_ON

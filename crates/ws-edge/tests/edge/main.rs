@@ -16,5 +16,6 @@ mod bad_input;
 mod drain;
 mod follow;
 mod http;
+mod resume;
 mod speak;
 mod upgrade;

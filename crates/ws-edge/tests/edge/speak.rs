@@ -130,7 +130,7 @@ async fn stop_before_any_audio_is_answered() {
 
 #[tokio::test]
 async fn clients_of_system_a_just_send() {
-    let stage = Stage::start().await;
+    let stage = Setup::new().await.set("REJOIN_SECONDS", "0").start().await;
     let mut client = stage.connect("alice", "").await;
     let mut follower = stage.connect("bob", "").await;
     let sound = ramp(6_400);

@@ -28,6 +28,7 @@ pub struct Stage {
     pub bus: EventBus,
     /// Of the names on Redis.
     pub prefix: String,
+    settings: EdgeSettings,
     _database: Database,
 }
 
@@ -71,7 +72,7 @@ impl Setup {
     pub async fn start(self) -> Stage {
         let life = Lifecycle::default();
         let worker_life = Lifecycle::default();
-        let (worker, address) = Worker::start(&worker_life).await;
+        let (worker, address) = Worker::start(&worker_life, self.database.storage()).await;
         let setup = self.set("TRANSCRIPTION_WORKERS", &format!("http://{address}"));
         let settings = EdgeSettings::read(settings::of(setup.pairs)).unwrap();
         // What the edge logs is shown when a test fails, and so should be what the test says: the service's own
@@ -89,6 +90,7 @@ impl Setup {
             storage: setup.database.storage(),
             bus: EventBus::connect(&setup.bus).unwrap(),
             prefix: setup.bus.prefix,
+            settings,
             _database: setup.database,
         }
     }
@@ -97,6 +99,21 @@ impl Setup {
 impl Stage {
     pub async fn start() -> Self {
         Setup::new().await.start().await
+    }
+
+    /// Another edge beside this one.
+    pub async fn another(&self) -> (Lifecycle, Running) {
+        let life = Lifecycle::default();
+        let running = ws_edge::start(&self.settings, &life, Clock::system()).await.unwrap();
+        (life, running)
+    }
+
+    /// Connects a participant to another edge.
+    pub async fn connect_to(&self, edge: &Running, identity: &str) -> Client {
+        let url = format!("ws://{}/api/realtime/transcribe?token={}", edge.address, self.token(identity));
+        let mut client = Client::connect(&url, &[]).await;
+        assert_eq!(client.said().await["type"], "connected");
+        client
     }
 
     pub fn http(&self, path: &str) -> String {

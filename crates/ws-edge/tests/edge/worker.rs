@@ -9,10 +9,12 @@ use std::{
 
 use futures_util::{Stream, stream};
 use lifecycle::Lifecycle;
+use model::Clock;
 use rpc::wire::{
     Acknowledged, Ended, Opened, Request as Incoming, Response as Outgoing, Source, TranscribeRequest,
-    TranscribeResponse, Transcription, TranscriptionServer, busy, from_audio,
+    TranscribeResponse, Transcription, TranscriptionServer, busy, from_audio, status,
 };
+use storage::{NewStream, Storage};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 
@@ -26,27 +28,32 @@ pub enum Mood {
     Busy,
     /// Takes the stream and never reads it.
     Deaf,
+    /// Hears, and acknowledges nothing until the end.
+    Hoarding,
 }
 
 #[derive(Default)]
 pub struct Heard {
     pub mood: Mood,
     pub sources: Vec<Source>,
+    /// Where each call goes on.
+    pub resumed_at: Vec<u64>,
     pub samples: Vec<i16>,
     pub finalized: usize,
     pub ended: usize,
 }
 
 /// Clones are the same worker.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Worker {
     heard: Arc<Mutex<Heard>>,
     life: Lifecycle,
+    storage: Storage,
 }
 
 impl Worker {
-    pub async fn start(life: &Lifecycle) -> (Self, SocketAddr) {
-        let worker = Self { heard: Arc::default(), life: life.clone() };
+    pub async fn start(life: &Lifecycle, storage: Storage) -> (Self, SocketAddr) {
+        let worker = Self { heard: Arc::default(), life: life.clone(), storage };
         let listener = lifecycle::listen("test", ([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (service, stopping) = (TranscriptionServer::new(worker.clone()), life.stopping().clone());
@@ -65,12 +72,12 @@ impl Worker {
     async fn listen(
         self,
         mut messages: Streaming<TranscribeRequest>,
+        mut position: u64,
         answers: mpsc::Sender<Result<TranscribeResponse, Status>>,
     ) {
         let say =
             async |message| answers.send(Ok(TranscribeResponse { message: Some(message) })).await.is_ok();
-        let mut position = 0;
-        say(Outgoing::Opened(Opened { resume_at: 0, room: 1 })).await;
+        say(Outgoing::Opened(Opened { resume_at: position, room: 1 })).await;
         if self.heard(|heard| heard.mood) == Mood::Deaf {
             self.life.stopping().cancelled().await;
         }
@@ -78,8 +85,15 @@ impl Worker {
             let answer = match message {
                 Incoming::Audio(audio) => {
                     let frame = from_audio(&audio).unwrap();
+                    assert_eq!(frame.start.0, position, "no gap, and nothing twice");
                     position = frame.end().0;
-                    self.heard(|heard| heard.samples.extend_from_slice(&frame.samples));
+                    let mood = self.heard(|heard| {
+                        heard.samples.extend_from_slice(&frame.samples);
+                        heard.mood
+                    });
+                    if mood == Mood::Hoarding {
+                        continue;
+                    }
                     Outgoing::Acknowledged(Acknowledged { samples: position, room: 1 })
                 }
                 Incoming::Stop(_) => {
@@ -114,10 +128,24 @@ impl Transcription for Worker {
         let Some(Incoming::Open(open)) = messages.message().await?.and_then(|message| message.message) else {
             panic!("open comes first")
         };
-        let (source, _) = Source::from_open(open).unwrap();
-        self.heard(|heard| heard.sources.push(source));
+        let (source, first) = Source::from_open(open).unwrap();
+        let now = Clock::system().now();
+        let stream = NewStream {
+            id: source.stream,
+            session: source.session.clone(),
+            speaker: source.speaker.clone(),
+            started_at: source.started_at,
+            now,
+        };
+        let opened = self.storage.open_stream(&stream).await;
+        let opened = opened.map_err(|error| status(error.fault(), error.to_string()))?;
+        let position = first.max(opened.stored_end).0;
+        self.heard(|heard| {
+            heard.sources.push(source);
+            heard.resumed_at.push(position);
+        });
         let (answers, receiver) = mpsc::channel(16);
-        self.life.spawn(self.clone().listen(messages, answers));
+        self.life.spawn(self.clone().listen(messages, position, answers));
         let responses = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|response| (response, receiver))
         });
