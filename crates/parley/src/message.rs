@@ -18,6 +18,8 @@ pub enum FromServer {
         /// Samples of 16 kHz that need no sending.
         #[serde(default)]
         acked: u64,
+        /// Samples of 16 kHz that the server has; a container of a stream that goes on begins there.
+        received: Option<u64>,
     },
     /// Audio up to here needs no re-sending.
     Ack {
@@ -115,6 +117,15 @@ impl Fault {
     }
 }
 
+/// A stream whose connection was lost.
+#[derive(Debug, Serialize)]
+pub struct Resume<'a> {
+    /// Its id.
+    pub stream: &'a str,
+    /// Samples of 16 kHz that are acknowledged and not kept any more.
+    pub acked: u64,
+}
+
 /// What this client says besides sound.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -135,6 +146,9 @@ pub enum ToServer<'a> {
         language: Option<&'a str>,
         /// Whether open utterances are to be reported.
         partials: bool,
+        /// The stream to go on with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<Resume<'a>>,
     },
     /// No more sound comes.
     Stop,
@@ -191,6 +205,7 @@ mod tests {
             channels: None,
             language: None,
             partials: true,
+            resume: None,
         };
         assert_eq!(init.to_json(), r#"{"type":"init","encoding":"auto","partials":true}"#);
         assert_eq!(ToServer::Stop.to_json(), r#"{"type":"stop"}"#);

@@ -35,8 +35,8 @@ const FAILURES_MAX: u32 = 10;
 ///
 /// WAV, FLAC, MP3, Ogg and WebM are recognized; a pipe may also carry samples without a header. Without --realtime
 /// the sound goes as fast as the server takes it, at most 25 s ahead of what it has acknowledged. A lost connection
-/// is made again and what was not acknowledged is sent again (WAV and raw samples; other containers cannot be
-/// continued in the middle). Ctrl-C ends the sound and waits for the last captions.
+/// is made again and the stream goes on where it was (WAV and raw samples; other containers cannot be continued in
+/// the middle). Ctrl-C ends the sound and waits for the last captions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -137,7 +137,7 @@ struct Streaming {
     language: Option<String>,
     realtime: bool,
     json: bool,
-    /// Our streams, one for each connection, and where in the source each began, in seconds.
+    /// Our streams, one unless the server forgets it while a connection is lost, and where in the source each began, in seconds.
     streams: HashMap<String, f64>,
     /// The newest of them.
     current: Option<String>,

@@ -77,6 +77,19 @@ impl Uplink {
         self.sent = self.acknowledged;
     }
 
+    /// The current stream goes on over a new connection: what it has from `position` is sent again.
+    pub fn resume(&mut self, position: Samples) {
+        if let Some(measure) = self.measure {
+            let byte = self.began.saturating_add(measure.bytes(position));
+            self.sent = byte.clamp(self.acknowledged, self.acknowledged + self.kept.len() as u64);
+        }
+    }
+
+    /// Up to where the current stream is acknowledged.
+    pub fn acknowledged(&self) -> Samples {
+        self.measure.map_or(Samples(0), |measure| measure.samples(self.acknowledged - self.began))
+    }
+
     /// Whether [`Uplink::restart`] loses nothing: not so once sound without a measure was sent.
     pub fn can_restart(&self) -> bool {
         self.measure.is_some() || self.sent == 0
@@ -139,6 +152,24 @@ mod tests {
         uplink.acknowledge(Samples(4));
         assert_eq!(uplink.unacknowledged(), Samples(0));
         assert!(!uplink.has_unsent());
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_is_sent_again_from_where_it_is_asked_for() {
+        let mut uplink = Uplink::new(Some(PLAIN));
+        uplink.push(&[1, 1, 2, 2, 3, 3, 4, 4]);
+        uplink.next(6).unwrap();
+        uplink.acknowledge(Samples(1));
+        uplink.resume(Samples(2));
+        assert_eq!(
+            (uplink.acknowledged(), uplink.sent(), uplink.began()),
+            (Samples(1), Samples(2), Samples(0))
+        );
+        assert_eq!(uplink.next(100).unwrap(), &[3, 3, 4, 4][..]);
+        uplink.resume(Samples(0));
+        assert_eq!(uplink.next(2).unwrap(), &[2, 2][..], "what is acknowledged is not there any more");
+        uplink.resume(Samples(99));
+        assert_eq!(uplink.sent(), Samples(4), "nor what was never read");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Streaming;
 use crate::{
     door::Socket,
     failure::Failure,
-    message::{Fault, FromServer, ToServer},
+    message::{Fault, FromServer, Resume, ToServer},
     screen::printable,
     signals::Signals,
     sound::{Kind, Measure},
@@ -194,6 +194,12 @@ impl Streaming {
             channels,
             language: self.language.as_deref(),
             partials: true,
+            // Of a stream without sound nobody knows.
+            resume: self
+                .current
+                .as_deref()
+                .filter(|_| self.uplink.sent_bytes() > 0)
+                .map(|stream| Resume { stream, acked: self.uplink.acknowledged().0 }),
         };
         Message::text(init.to_json())
     }
@@ -300,12 +306,22 @@ impl Streaming {
         // What cannot be read is of a newer server, or of none of our business.
         let Ok(message) = serde_json::from_str(text) else { return Ok(()) };
         match message {
-            FromServer::Initialized { stream, acked } if link.phase == Phase::Opening => {
-                self.uplink.restart();
-                self.streams.insert(stream.clone(), self.uplink.began().seconds());
-                self.current = Some(stream);
-                self.uplink.acknowledge(Samples(acked));
-                self.heard_end = Samples(0);
+            FromServer::Initialized { stream, acked, received } if link.phase == Phase::Opening => {
+                if self.is_current(&stream) {
+                    self.uplink.acknowledge(Samples(acked));
+                    // Samples are sent again from what is acknowledged, a container goes on where it broke off.
+                    self.uplink.resume(Samples(match self.source.kind {
+                        Kind::Raw { .. } => acked,
+                        Kind::Wav { .. } | Kind::Packed { .. } => received.unwrap_or(acked),
+                    }));
+                    self.heard_end = self.uplink.began() + Samples(acked);
+                } else {
+                    self.uplink.restart();
+                    self.streams.insert(stream.clone(), self.uplink.began().seconds());
+                    self.current = Some(stream);
+                    self.uplink.acknowledge(Samples(acked));
+                    self.heard_end = Samples(0);
+                }
                 link.enter(Phase::Sending);
             }
             FromServer::Ack { stream, samples } if self.is_current(&stream) => {

@@ -103,8 +103,15 @@ impl Peer {
 
     /// Answers `init` with a stream.
     pub async fn open(&mut self, stream: &str) -> Value {
+        self.resume(stream, 0, 0).await
+    }
+
+    /// Answers `init` with a stream and how far it has come.
+    pub async fn resume(&mut self, stream: &str, acked: u64, received: u64) -> Value {
         let (init, _) = self.expect("init").await;
-        self.say(serde_json::json!({"type":"initialized","stream":stream,"acked":0})).await;
+        let answer =
+            serde_json::json!({"type":"initialized","stream":stream,"acked":acked,"received":received});
+        self.say(answer).await;
         init
     }
 

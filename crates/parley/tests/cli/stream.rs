@@ -86,7 +86,59 @@ async fn no_more_than_the_window_is_sent_without_an_acknowledgement() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_continues_where_the_acknowledgements_ended() {
+async fn a_lost_connection_resumes_its_stream_and_sends_nothing_twice() {
+    for (name, encoding) in [("resumed.raw", "pcm_s16le"), ("resumed.wav", "wav")] {
+        let server = Server::start().await;
+        let sound = samples(10 * SECOND);
+        let is_raw = encoding == "pcm_s16le";
+        let recording = file(name, &if is_raw { sound.clone() } else { wav(&sound) });
+        let child =
+            parley(&["stream", &recording, "--session", "demo", "--url", &server.url]).spawn().unwrap();
+        let mut peer = server.accept().await;
+        assert!(peer.open("one").await["resume"].is_null());
+        peer.sound(6 * SECOND).await;
+        peer.say(caption("transcript_final", "one", 1, 7, 1.0, "First.")).await;
+        peer.say(json!({"type":"ack","stream":"one","samples":48_000})).await;
+        peer.sound_before_pong().await;
+        drop(peer);
+
+        // Two seconds more are stored than the client knows of, and one more is here.
+        let mut peer = server.accept().await;
+        let init = peer.resume("one", 80_000, 96_000).await;
+        assert_eq!(
+            (&init["encoding"], &init["resume"]),
+            (&json!(encoding), &json!({"stream":"one","acked":48_000}))
+        );
+        peer.sound(SECOND).await;
+        drop(peer);
+
+        // The server was restarted, so that it has no more than what is stored.
+        let mut peer = server.accept().await;
+        let init = peer.resume("one", 80_000, 80_000).await;
+        assert_eq!(init["resume"], json!({"stream":"one","acked":80_000}));
+        let (_, sent) = peer.expect("stop").await;
+        let (header, rest) = sent.split_at(if is_raw { 0 } else { 44 });
+        assert!(header.is_empty() || header[40..] == [0xFF; 4]);
+        assert_eq!(rest, &sound[5 * SECOND..]);
+        drop(peer);
+
+        // Everything was sent, but nobody has said that it is stored.
+        let mut peer = server.accept().await;
+        peer.resume("one", 144_000, 160_000).await;
+        let (_, sent) = peer.expect("stop").await;
+        let again = if is_raw { &sound[9 * SECOND..] } else { &[] };
+        assert_eq!(&sent[sent.len().min(header.len())..], again, "{name}");
+        peer.say(caption("transcript_final", "one", 2, 8, 4.001, "Second.")).await;
+        peer.say(json!({"type":"stopped","stream":"one","samples":160_000})).await;
+        let said = end(child).await;
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        assert_eq!(said.out, "  0:01.0  First.\n  0:04.0  Second.\n\nFirst. Second.\n");
+        assert!(said.err.contains("10.0 s of sound, 2 segments"), "{}", said.err);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_knows_the_stream_no_more_gets_what_was_not_acknowledged() {
     let server = Server::start().await;
     let sound = samples(10 * SECOND);
     let recording = file("lost.wav", &wav(&sound));
