@@ -15,6 +15,7 @@ mod faults;
 mod following;
 mod goodbyes;
 mod microphones;
+mod resuming;
 mod secrets;
 mod silence;
 mod speaking;
