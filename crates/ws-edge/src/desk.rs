@@ -31,6 +31,9 @@ const DETACHED_MAX: usize = 1_000;
 /// Number of a sitting: rises with every socket that takes the stream.
 pub(crate) type Sitting = u32;
 
+/// That of the socket which opened the stream here.
+const FIRST: Sitting = 1;
+
 /// A command and the sitting that it comes from.
 pub(crate) type Commanded = (Sitting, Command);
 
@@ -88,7 +91,7 @@ pub(crate) enum Found {
 impl Desk {
     fn sit(self: &Arc<Self>) -> Seat {
         let (reporter, reports) = mpsc::channel(REPORTS_WAITING_MAX);
-        let mut sitting = 0;
+        let mut sitting = FIRST;
         self.holder.send_modify(|holder| {
             sitting = holder.sitting + 1;
             *holder = Holder { sitting, held: Held::Taken };
@@ -116,6 +119,11 @@ impl Desk {
     /// Whether no later socket has taken the stream.
     pub(crate) fn is_held_by(&self, sitting: Sitting) -> bool {
         self.holder.borrow().sitting == sitting
+    }
+
+    /// Whether a later socket has taken the stream.
+    pub(crate) fn was_resumed(&self) -> bool {
+        !self.is_held_by(FIRST)
     }
 
     /// Tells whoever holds the stream, when there is room.
@@ -249,7 +257,7 @@ impl Desks {
             identity: source.speaker.identity.clone(),
             is_native,
             commands,
-            holder: watch::Sender::new(Holder { sitting: 0, held: Held::Taken }),
+            holder: watch::Sender::new(Holder { sitting: FIRST - 1, held: Held::Taken }),
             reporter: Mutex::default(),
             opened: watch::Sender::new(false),
             acknowledged: AtomicU64::new(first.0),

@@ -27,6 +27,9 @@ pub(crate) const REPORTS_WAITING_MAX: usize = 16;
 /// Losses are told and logged once in so long, together.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// When a client may resume a stream that another edge had meanwhile.
+const OUTRUN_RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// Messages decoded in one go when several wait.
 const BATCH_MAX: usize = 8;
 
@@ -392,6 +395,13 @@ fn defect(message: &str) -> Report {
     Report::Failed { fault: FaultKind::Defect, message: message.to_owned(), retry_after: None }
 }
 
+/// The client went to another edge and came back before the worker here knew of it. Nothing is wrong with that
+/// client: when it resumes once more, the stream is taken back, and it has what was not acknowledged.
+fn outrun() -> Report {
+    let message = "the stream was with another server meanwhile: resume it".to_owned();
+    Report::Failed { fault: FaultKind::Dependency, message, retry_after: Some(OUTRUN_RETRY_AFTER) }
+}
+
 /// News of the uplink to the connection and, by `state`, to the followers.
 async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: watch::Sender<StreamState>) {
     let mut outcome = defect("the audio could not be carried to a transcription worker");
@@ -422,7 +432,7 @@ async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: wa
             }
             UplinkEvent::Failed(UplinkError::TakenOver) => {
                 tracing::info!("the stream was continued elsewhere");
-                outcome = Report::Elsewhere;
+                outcome = if desk.was_resumed() { outrun() } else { Report::Elsewhere };
             }
             UplinkEvent::Failed(error) => {
                 tracing::warn!(fault = %error.fault(), %error, "stream failed");

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use e2e::{Client, Room, Stack, sound, text};
+use e2e::{Client, Heard, Room, Stack, sound, text};
 use model::{Final, Samples};
 use serde_json::{Value, json};
-use testkit::{recording, recordings, wer::WordErrors};
+use testkit::{eventually, recording, recordings, wer::WordErrors};
 
 /// How often the socket dies.
 const DISCONNECTS: usize = 20;
@@ -117,6 +117,39 @@ async fn a_stream_wanders_between_edges() {
     let doors = [room.clone(), room.at(port)];
     assert_eq!(speak_over_a_bad_network(&doors, &samples, 11).await, samples.len() as u64);
     let finals = stored_and_told_once(&room, &mut bob, &samples).await;
+    let errors = WordErrors::between(&recording.text, &text(&finals));
+    eprintln!("{errors:?}: {}", text(&finals));
+    assert!(errors.rate() <= 0.1, "{errors:?}: {}", text(&finals));
+}
+
+#[tokio::test]
+async fn a_killed_edge_costs_a_client_that_resumes_nothing() {
+    let mut stack = Stack::start().await;
+    let recording = recording("two_cities");
+    let samples = recording.samples();
+    let room = stack.room();
+    let mut alice = room.join("alice").await;
+    let stream = alice.init(json!({"encoding": "pcm_s16le"})).await["stream"].clone();
+    alice.pour(&sound::pcm(&samples[..samples.len() / 2]), 3_200).await;
+    alice.expect("transcript_final").await;
+    stack.edge.kill();
+    while matches!(alice.hear().await, Heard::Said(_)) {}
+    let acked = newest_ack(&alice).unwrap_or(0);
+
+    stack.restart_edge().await;
+    eventually("the front door is open again", async || {
+        reqwest::get(stack.http("/health")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    let mut alice = room.join_with("alice", "&since=0").await;
+    let resume = json!({"stream": stream, "acked": acked});
+    let initialized = alice.init(json!({"encoding": "pcm_s16le", "resume": resume})).await;
+    assert_eq!(initialized["stream"], stream);
+    let from = usize::try_from(initialized["acked"].as_u64().unwrap()).unwrap();
+    assert!(from as u64 >= acked && from <= samples.len() / 2, "{acked} {from}");
+    alice.pour(&sound::pcm(&samples[from..]), 3_200).await;
+    assert_eq!(alice.stop().await, samples.len() as u64);
+    let finals = stored_and_told_once(&room, &mut alice, &samples).await;
     let errors = WordErrors::between(&recording.text, &text(&finals));
     eprintln!("{errors:?}: {}", text(&finals));
     assert!(errors.rate() <= 0.1, "{errors:?}: {}", text(&finals));

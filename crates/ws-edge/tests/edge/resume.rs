@@ -140,6 +140,36 @@ async fn another_edge_goes_on_with_a_stream() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_with_another_edge_meanwhile_is_taken_back() {
+    let stage = Stage::start().await;
+    let mut old = stage.connect("alice", "").await;
+    let stream = init(&mut old).await["stream"].clone();
+    old.send(ramp(0, 1_000)).await;
+    assert_eq!(old.expect("ack").await["samples"], 1_000);
+    old.vanish();
+    // It went elsewhere and came back, and the worker of this edge does not know it yet.
+    let mut client = stage.connect("alice", "").await;
+    resume(&mut client, &stream, 1_000).await;
+    stage.worker.heard(|heard| heard.mood = Mood::Outrun);
+    client.send(ramp(1_000, 1_500)).await;
+    let (error, code, _) = client.ended().await;
+    assert_eq!((error.unwrap()["code"].as_str(), code), (Some("dependency"), 1013), "it may come again");
+    stage.worker.heard(|heard| heard.mood = Mood::Willing);
+    let mut client = stage.connect("alice", "").await;
+    let initialized = resume(&mut client, &stream, 1_000).await;
+    assert_eq!((&initialized["stream"], &initialized["acked"]), (&stream, &json!(1_000)));
+    client.send(ramp(1_000, 1_500)).await;
+    assert_eq!(client.expect("ack").await["samples"], 1_500);
+    // A socket that has never resumed is the one which was left behind.
+    let mut left = stage.connect("bob", "").await;
+    init(&mut left).await;
+    stage.worker.heard(|heard| heard.mood = Mood::Outrun);
+    left.send(ramp(0, 10)).await;
+    assert_eq!(left.code().await, 1008);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn what_is_stored_meanwhile_need_not_be_sent_again() {
     let stage = Stage::start().await;
     // Stored up to 16,000 by a worker that an edge, dead by now, had found.

@@ -30,6 +30,8 @@ pub enum Mood {
     Deaf,
     /// Hears, and acknowledges nothing until the end.
     Hoarding,
+    /// Finds out that another worker has the stream.
+    Outrun,
 }
 
 #[derive(Default)]
@@ -91,6 +93,10 @@ impl Worker {
                         heard.samples.extend_from_slice(&frame.samples);
                         heard.mood
                     });
+                    if mood == Mood::Outrun {
+                        let _ = answers.send(Err(Status::aborted("the stream has a newer owner"))).await;
+                        return;
+                    }
                     if mood == Mood::Hoarding {
                         continue;
                     }
