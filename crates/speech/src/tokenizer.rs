@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_comma_is_written_once() {
-        for (word, expected) in [("short,,", "short,"), ("1,000,", "1,000,"), ("so...", "so..."), (",,", ",")] {
+        for (word, expected) in [("short,,", "short,"), ("1,000,", "1,000,"), ("so...", "so..."), (",,", ",")]
+        {
             assert_eq!(without_stutter(word), expected);
         }
     }
