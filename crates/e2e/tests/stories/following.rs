@@ -18,9 +18,10 @@ async fn a_follower_that_does_not_read_is_sent_away_and_reads_on_where_it_was() 
     let stream = NewStream { id, session: room.slug.clone(), speaker: speaker.clone(), started_at: now, now };
     let open = stack.storage.open_stream(&stream).await.unwrap();
 
-    // Long ones, since the buffers between here and there take megabytes. The worker's relay announces them.
+    // 50 MB of them, since the kernel's buffers on both sides of nginx may grow to 20 MB. The worker's relay announces
+    // them.
     let long = "word ".repeat(40_000);
-    let count = 100;
+    let count = 250;
     for number in 1..=count {
         let end = Samples(u64::from(number) * 16_000);
         let segment = NewFinal {
