@@ -234,7 +234,7 @@ impl Drop for Clear<'_> {
     }
 }
 
-/// The first digits of a stream id: enough to find it again in logs. The whole id lets a client resume the stream.
+/// The first digits of a stream id: enough to find it again in logs.
 fn short(stream: StreamId) -> String {
     let mut text = stream.to_string();
     text.truncate(8);
