@@ -10,6 +10,7 @@
 )]
 
 mod address;
+mod binary;
 mod cable;
 mod database;
 mod environment;
@@ -22,6 +23,7 @@ pub mod tokens;
 pub mod wer;
 
 pub use address::{free_port, host, with_address};
+pub use binary::{reported, run_binary};
 pub use cable::Cable;
 pub use database::Database;
 pub use environment::soak_minutes;

@@ -1,31 +1,19 @@
 //! The process and its settings: whatever is wrong is said at once, before anything is opened.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{
-    net::TcpListener,
-    process::{Command, Output},
-};
+use std::{net::TcpListener, process::Output};
 
-use testkit::ScratchFolder;
+use testkit::{reported, run_binary};
 
-/// Runs the service with these settings alone, in a folder without files.
+/// Runs the service with these settings alone.
 fn run(settings: &[(&str, &str)]) -> Output {
-    let folder = ScratchFolder::new("settings");
-    let mut service = Command::new(env!("CARGO_BIN_EXE_transcription-worker"));
-    service.env_clear().envs(settings.iter().copied()).current_dir(folder.path()).output().unwrap()
-}
-
-/// The lines of the report, without its head.
-fn report(output: &Output) -> Vec<String> {
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    said.lines().skip(1).map(|line| line.trim().to_owned()).collect()
+    run_binary(env!("CARGO_BIN_EXE_transcription-worker"), settings)
 }
 
 #[test]
 fn a_missing_setting_is_named() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(64), "{output:?}");
-    let lines = report(&output);
+    let lines = reported(&output);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines.iter().all(|line| line.starts_with("DATABASE_URL: missing")), "{lines:?}");
 }
@@ -47,7 +35,7 @@ fn everything_that_is_malformed_is_named_and_not_repeated() {
     ];
     let output = run(&[&wrong[..], &[("WORKER_PORT", port.as_str())]].concat());
     assert_eq!(output.status.code(), Some(64), "{output:?}");
-    let lines = report(&output);
+    let lines = reported(&output);
     for (name, _) in wrong {
         assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {lines:?}");
     }

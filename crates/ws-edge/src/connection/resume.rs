@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use audio::Encoding;
 use auth::Principal;
-use model::{FaultKind, Samples, Speaker};
+use model::{FaultKind, Samples};
 use rpc::WhenFull;
 use tokio::time::{Instant, timeout_at};
 
-use super::RESUME_LIMIT;
+use super::{RESUME_LIMIT, voice::introduction};
 use crate::{
     Edge,
     desk::Found,
@@ -118,18 +118,7 @@ async fn from_elsewhere(
         Ok(Err(error)) => tracing::warn!(%error, "look up a stream that is resumed"),
         Err(_) => tracing::warn!("looking up a stream that is resumed took too long"),
     }
-    let spoken =
-        Speaker { identity: principal.identity().clone(), name: principal.name().map(str::to_owned) };
-    let source = rpc::Source {
-        stream,
-        session: principal.session().clone(),
-        speaker: spoken,
-        language: init.language.clone(),
-        endpointing_ms: init.endpointing_ms,
-        partials: true,
-        // Counts only if no worker has opened the stream yet.
-        started_at: edge.clock.now(),
-    };
+    let source = introduction(edge, principal, stream, Some(init));
     let mut source = Source::open(edge, source, init.format, WhenFull::Wait, acked);
     let acked = match timeout_at(deadline, source.opened()).await {
         Ok(Ok(stored)) => stored.max(acked),

@@ -1,5 +1,6 @@
 //! A connection's part as a speaker: `init`, audio, `finalize`, `stop`, and what its source reports.
 
+use auth::Principal;
 use model::{FaultKind, Samples, Speaker, StreamId};
 use rpc::WhenFull;
 use tokio::time::timeout;
@@ -10,11 +11,35 @@ use super::{
     resume::{Resumed, resume},
 };
 use crate::{
+    Edge,
     close::Close,
     metrics::{self, Refused},
     protocol::{self, Init},
     source::{At, Command, Report, Source},
 };
+
+/// How a participant's stream introduces itself to a worker.
+pub(super) fn introduction(
+    edge: &Edge,
+    principal: &Principal,
+    stream: StreamId,
+    init: Option<&Init>,
+) -> rpc::Source {
+    rpc::Source {
+        stream,
+        session: principal.session().clone(),
+        speaker: Speaker {
+            identity: principal.identity().clone(),
+            name: principal.name().map(str::to_owned),
+        },
+        language: init.and_then(|init| init.language.clone()),
+        endpointing_ms: init.and_then(|init| init.endpointing_ms),
+        // Other followers of the session read partials even if this connection does not.
+        partials: true,
+        // Counts only if no worker has opened the stream yet.
+        started_at: edge.clock.now(),
+    }
+}
 
 /// A connection's part as a speaker.
 pub(super) enum Voice {
@@ -179,9 +204,6 @@ impl Connection {
 
     /// Opens the stream that the first audio needs.
     fn speak(&mut self, init: Option<Box<(StreamId, Init)>>) {
-        let principal = &self.peer.principal;
-        let speaker =
-            Speaker { identity: principal.identity().clone(), name: principal.name().map(str::to_owned) };
         let (stream, init) = match init.map(|init| *init) {
             Some((stream, init)) => (stream, Some(init)),
             None => (StreamId(Uuid::new_v4()), None),
@@ -190,16 +212,7 @@ impl Connection {
         // microphone and cannot wait.
         let when_full = if init.is_some() { WhenFull::Wait } else { WhenFull::DropOldest };
         let format = init.as_ref().map_or(sniffed(), |init| init.format);
-        let source = rpc::Source {
-            stream,
-            session: principal.session().clone(),
-            speaker,
-            endpointing_ms: init.as_ref().and_then(|init| init.endpointing_ms),
-            // Other followers of the session read partials even if this connection does not.
-            partials: true,
-            language: init.and_then(|init| init.language),
-            started_at: self.edge.clock.now(),
-        };
+        let source = introduction(&self.edge, &self.peer.principal, stream, init.as_ref());
         self.voice =
             Voice::Speaking(Box::new(Source::open(&self.edge, source, format, when_full, Samples(0))));
     }
