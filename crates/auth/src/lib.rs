@@ -5,11 +5,14 @@
 //! beyond what a principal itself can answer.
 
 mod claims;
+mod jwt;
 mod principal;
 mod service_key;
 mod session_token;
+mod user_token;
 
 pub use claims::SessionClaims;
 pub use principal::{Principal, Scope};
 pub use service_key::ServiceKeys;
 pub use session_token::{AuthError, SessionTokens, TOKEN_BYTES_MAX};
+pub use user_token::{User, UserClaims, UserTokenError, UserTokens, user_secrets};

@@ -1,16 +1,13 @@
-use std::collections::HashSet;
-
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use model::{Clock, FaultKind, Identity, SessionSlug, Timestamp, UserId};
 use settings::Secret;
 
-use crate::{Principal, Scope, SessionClaims};
+use crate::{
+    Principal, Scope, SessionClaims,
+    jwt::{self, LEEWAY_S},
+};
 
 /// Longest token that is looked at, in bytes. Real ones have about 400; URLs and headers end soon after 8 KiB.
 pub const TOKEN_BYTES_MAX: usize = 4096;
-
-/// How far the clocks of issuer and server may differ, in seconds.
-const LEEWAY_S: i64 = 5;
 
 /// Why a token does not verify. The texts are for clients: they say what to do and quote nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +66,7 @@ impl SessionTokens {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::TooLarge);
         }
-        let claims = self.claims(token)?;
+        let claims: SessionClaims = jwt::read(&self.secrets, token).ok_or(AuthError::Invalid)?;
         let expires_at = Timestamp(claims.exp.saturating_mul(1000));
         if claims.exp.saturating_add(LEEWAY_S).saturating_mul(1000) <= self.clock.now().0 {
             return Err(AuthError::Expired);
@@ -92,26 +89,7 @@ impl SessionTokens {
     /// [`AuthError::Missing`] when there is no secret to sign with.
     pub fn issue(&self, claims: &SessionClaims) -> Result<String, AuthError> {
         let secret = self.secrets.first().ok_or(AuthError::Missing)?;
-        let key = EncodingKey::from_secret(secret.expose().as_bytes());
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).map_err(|_| AuthError::Invalid)
-    }
-
-    fn claims(&self, token: &str) -> Result<SessionClaims, AuthError> {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-        // The time is compared by the caller, with the injected clock.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims = HashSet::from(["exp".to_owned()]);
-        for secret in &self.secrets {
-            let key = DecodingKey::from_secret(secret.expose().as_bytes());
-            match jsonwebtoken::decode::<SessionClaims>(token, &key, &validation) {
-                Ok(decoded) => return Ok(decoded.claims),
-                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
-                Err(_) => return Err(AuthError::Invalid),
-            }
-        }
-        Err(AuthError::Invalid)
+        jwt::sign(secret, claims).ok_or(AuthError::Invalid)
     }
 }
 
