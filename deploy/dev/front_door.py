@@ -44,8 +44,8 @@ def render(template: Path, replacements: dict[str, str]) -> str:
     return text
 
 
-def configure(root: Path, run_folder: Path, values: dict[str, str]) -> Path:
-    """Writes nginx's file for these values and has nginx check it."""
+def configure(root: Path, run_folder: Path, values: dict[str, str], edges: list[str]) -> Path:
+    """Writes nginx's file for these values and the main ports of the edges, and has nginx check it."""
     chain, key = certificate(root / ".parley" / "tls")
     run_folder.mkdir(parents=True, exist_ok=True)
     trusted = [address.strip() for address in values["TRUSTED_PROXIES"].split(",") if address.strip()]
@@ -62,7 +62,7 @@ def configure(root: Path, run_folder: Path, values: dict[str, str]) -> Path:
         "HTTPS_PORT": values["HTTPS_PORT"],
         "TLS_CERT": str(chain),
         "TLS_KEY": str(key),
-        "EDGE_SERVERS": f"server 127.0.0.1:{values['PORT']};",
+        "EDGE_SERVERS": " ".join(f"server 127.0.0.1:{port};" for port in edges),
         "TRUSTED_PROXIES": " ".join(f"set_real_ip_from {address};" for address in trusted),
         "HANDSHAKE_RATE": str(rate),
         "HANDSHAKE_BURST": str(rate * HANDSHAKE_BURST_SECONDS),

@@ -21,6 +21,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 # A second Ctrl-C means "now". Nearer together than this they are one: make and the terminal both pass a signal on.
 IMPATIENCE_SECONDS = 2.0
+# How long whatever is to be started again stays away.
+RESTART_SECONDS = 0.5
 # What a log may hold when a run begins, before it is put aside.
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LAST_LINES = 15
@@ -44,9 +46,11 @@ class Child:
     """A started process and how it wants to be stopped."""
 
     def __init__(self, name: str, process: subprocess.Popen, log: Optional[Path], log_start: int,
-                 stop_signal: int, grace_seconds: float, vital: bool, whole_group: bool):
+                 stop_signal: int, grace_seconds: float, vital: bool, whole_group: bool,
+                 start_again: Optional[Callable[[], "Child"]]):
         self.name = name
         self.process = process
+        self.start_again = start_again
         self.log = log
         self.log_start = log_start
         self.stop_signal = stop_signal
@@ -81,8 +85,10 @@ class Child:
 class Processes:
     """All children. Leaving the `with` block stops them, last started first."""
 
-    def __init__(self, log_folder: Path, lock_descriptor: int, quiet: bool = False):
+    def __init__(self, log_folder: Path, lock_descriptor: int, quiet: bool = False, restart: bool = False):
         self.log_folder = log_folder
+        # Whether a vital child that ends is started again, as a supervisor does in production.
+        self.restart = restart
         # Children hold the lock too, so it is free only when none is left, even after a kill -9 of the launcher.
         self.lock_descriptor = lock_descriptor
         self.quiet = quiet
@@ -136,7 +142,12 @@ class Processes:
         finally:
             if log_file is not None:
                 log_file.close()
-        child = Child(name, process, log, log_start, stop_signal, grace_seconds, vital, whole_group)
+        start_again = None
+        if vital and self.restart:
+            def start_again() -> Child:
+                return self.start(name, command, environment=environment, user=user, folder=folder, terminal=terminal,
+                                  stop_signal=stop_signal, grace_seconds=grace_seconds, whole_group=whole_group)
+        child = Child(name, process, log, log_start, stop_signal, grace_seconds, vital, whole_group, start_again)
         self.children.append(child)
         return child
 
@@ -166,9 +177,17 @@ class Processes:
         self.sleep(seconds)
         if self.asked_at and not self.stopping:
             raise StopAsked
-        for child in self.children:
+        for child in list(self.children):
             if child.vital and child.ended() is not None:
-                raise Failure(child.obituary())
+                if child.start_again is None:
+                    raise Failure(child.obituary())
+                self.revive(child)
+
+    def revive(self, child: Child) -> None:
+        """Starts what has ended again, in its place in the order."""
+        time.sleep(RESTART_SECONDS)
+        child.start_again()
+        self.children[self.children.index(child)] = self.children.pop()
 
     def sleep(self, seconds: Optional[float]) -> None:
         select.select([self.wake_read], [], [], seconds)

@@ -11,16 +11,19 @@ class Port(NamedTuple):
 
 
 class Service(NamedTuple):
-    """One of our processes: the name of its package and binary, its ports, the port that answers /readyz."""
+    """One of our processes: the name of its package and binary, its ports, the port that answers /readyz, and whether
+    `parley-up --chaos` starts two of it."""
 
     name: str
     ports: list[Port]
     admin: Port
+    twice: bool = False
 
 
 SERVICES = [
-    Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102)),
-    Service("ws-edge", ports=[Port("PORT", 3001)], admin=Port("METRICS_PORT", 9101)),
+    Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102),
+            twice=True),
+    Service("ws-edge", ports=[Port("PORT", 3001)], admin=Port("METRICS_PORT", 9101), twice=True),
 ]
 
 COMMAND_LINE = "parley"
