@@ -62,7 +62,7 @@ def configure(root: Path, run_folder: Path, values: dict[str, str], edges: list[
         "HTTPS_PORT": values["HTTPS_PORT"],
         "TLS_CERT": str(chain),
         "TLS_KEY": str(key),
-        "EDGE_SERVERS": " ".join(f"server 127.0.0.1:{port};" for port in edges),
+        "EDGE_SERVERS": " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in edges),
         "TRUSTED_PROXIES": " ".join(f"set_real_ip_from {address};" for address in trusted),
         "HANDSHAKE_RATE": str(rate),
         "HANDSHAKE_BURST": str(rate * HANDSHAKE_BURST_SECONDS),

@@ -47,7 +47,7 @@ class Child:
 
     def __init__(self, name: str, process: subprocess.Popen, log: Optional[Path], log_start: int,
                  stop_signal: int, grace_seconds: float, vital: bool, whole_group: bool,
-                 start_again: Optional[Callable[[], "Child"]]):
+                 start_again: Callable[[], "Child"]):
         self.name = name
         self.process = process
         self.start_again = start_again
@@ -85,10 +85,10 @@ class Child:
 class Processes:
     """All children. Leaving the `with` block stops them, last started first."""
 
-    def __init__(self, log_folder: Path, lock_descriptor: int, quiet: bool = False, restart: bool = False):
+    def __init__(self, log_folder: Path, lock_descriptor: int, quiet: bool = False):
         self.log_folder = log_folder
         # Whether a vital child that ends is started again, as a supervisor does in production.
-        self.restart = restart
+        self.restart = False
         # Children hold the lock too, so it is free only when none is left, even after a kill -9 of the launcher.
         self.lock_descriptor = lock_descriptor
         self.quiet = quiet
@@ -142,11 +142,10 @@ class Processes:
         finally:
             if log_file is not None:
                 log_file.close()
-        start_again = None
-        if vital and self.restart:
-            def start_again() -> Child:
-                return self.start(name, command, environment=environment, user=user, folder=folder, terminal=terminal,
-                                  stop_signal=stop_signal, grace_seconds=grace_seconds, whole_group=whole_group)
+        def start_again() -> Child:
+            return self.start(name, command, environment=environment, user=user, folder=folder, terminal=terminal,
+                              stop_signal=stop_signal, grace_seconds=grace_seconds, whole_group=whole_group)
+
         child = Child(name, process, log, log_start, stop_signal, grace_seconds, vital, whole_group, start_again)
         self.children.append(child)
         return child
@@ -179,7 +178,7 @@ class Processes:
             raise StopAsked
         for child in list(self.children):
             if child.vital and child.ended() is not None:
-                if child.start_again is None:
+                if not self.restart:
                     raise Failure(child.obituary())
                 self.revive(child)
 

@@ -1,12 +1,11 @@
 //! Processor time of the services, by process, as `/proc` counts it (proc_pid_stat(5), proc_stat(5)).
 
-use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+use std::{collections::BTreeMap, fs, time::Instant};
+
+use crate::processes::{Process, by_child, list};
 
 /// Ticks in a second: `USER_HZ`, 100 on every architecture that Parley runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// Longest name that `/proc/PID/stat` gives.
-const NAME_BYTES_MAX: usize = 15;
 
 /// Processor time used until a moment, in ticks.
 #[derive(Debug, Clone)]
@@ -31,40 +30,11 @@ pub struct Spent {
     pub others_cores: f64,
 }
 
-/// One process in `/proc`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Process {
-    id: u32,
-    parent: u32,
-    name: String,
-    /// Used by it and by its children that were waited for.
-    ticks: u64,
-}
-
-/// The process id in a launcher's lock file.
-pub fn launcher(lock: &Path) -> Option<u32> {
-    let id = fs::read_to_string(lock).ok()?.trim().parse().ok()?;
-    Path::new("/proc").join(u32::to_string(&id)).exists().then_some(id)
-}
-
 /// What was used until now by the children of `launcher`; `None` where there is no `/proc`.
 pub fn used(launcher: Option<u32>) -> Option<Used> {
     let machine = machine_ticks(&fs::read_to_string("/proc/stat").ok()?)?;
     let own = std::process::id();
-    let processes: Vec<Process> = fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let id = path.file_name()?.to_str()?.parse().ok()?;
-            // A process may end between the listing and this.
-            let mut process = process(id, &fs::read_to_string(path.join("stat")).ok()?)?;
-            if process.name.len() == NAME_BYTES_MAX {
-                let command = fs::read(path.join("cmdline")).ok()?;
-                process.name = full_name(&process.name, &command);
-            }
-            Some(process)
-        })
-        .collect();
+    let processes = list()?;
     let own_ticks = processes.iter().find(|process| process.id == own).map_or(0, |process| process.ticks);
     let children = launcher.map(|launcher| children(&processes, launcher, own)).unwrap_or_default();
     Some(Used { at: Instant::now(), children, own: own_ticks, machine })
@@ -84,49 +54,13 @@ pub fn spent(before: &Used, after: &Used) -> Spent {
     Spent { services, own, others_cores: others.max(0.0) / wall.max(f64::MIN_POSITIVE) }
 }
 
-/// The ticks of each child of `launcher` with its descendants, but for the child that this process descends from.
+/// The ticks of the children of `launcher`, by name, each with its descendants.
 fn children(processes: &[Process], launcher: u32, own: u32) -> BTreeMap<String, u64> {
-    let parents: BTreeMap<u32, u32> = processes.iter().map(|process| (process.id, process.parent)).collect();
-    let child_above = |mut id: u32| {
-        // A listing that was overtaken by events could go round in circles.
-        for _ in 0..processes.len() {
-            match parents.get(&id) {
-                Some(&parent) if parent == launcher => return Some(id),
-                Some(&parent) => id = parent,
-                None => return None,
-            }
-        }
-        None
-    };
-    let ours = child_above(own);
-    let names: BTreeMap<u32, &str> =
-        processes.iter().map(|process| (process.id, process.name.as_str())).collect();
     let mut sums = BTreeMap::new();
-    for process in processes {
-        let child = child_above(process.id).filter(|child| Some(*child) != ours);
-        if let Some(name) = child.and_then(|child| names.get(&child)) {
-            *sums.entry((*name).to_owned()).or_insert(0) += process.ticks;
-        }
+    for (child, process) in by_child(processes, launcher, own) {
+        *sums.entry(child.name.clone()).or_insert(0) += process.ticks;
     }
     sums
-}
-
-/// Reads `/proc/PID/stat`. The name stands in brackets and may hold anything.
-fn process(id: u32, stat: &str) -> Option<Process> {
-    let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    // Counted from `state`, which is field 3: parent 4, utime 14, stime 15, cutime 16, cstime 17.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let ticks = number(14)? + number(15)? + number(16)? + number(17)?;
-    Some(Process { id, parent: u32::try_from(number(4)?).ok()?, name: name.to_owned(), ticks })
-}
-
-/// The name of the program where the kernel cut it.
-fn full_name(cut: &str, command: &[u8]) -> String {
-    let program = command.split(|&byte| byte == 0).next().unwrap_or_default();
-    let program = String::from_utf8_lossy(program);
-    let name = program.rsplit('/').next().unwrap_or_default();
-    if name.starts_with(cut) { name.to_owned() } else { cut.to_owned() }
 }
 
 /// The ticks of all processors in `/proc/stat` that were not idle: user, nice, system, irq, softirq, steal.
@@ -144,47 +78,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_proc_is_read_whatever_the_name() {
-        let stat = "42 (nginx: (a) b) S 7 1 1 0 -1 4 5 6 7 8 100 20 3 4 20 0 1 0 99";
-        let expected = Process { id: 42, parent: 7, name: "nginx: (a) b".to_owned(), ticks: 127 };
-        assert_eq!(process(42, stat), Some(expected));
-        for broken in ["", "42 nginx", "42 (nginx) S 7", "42 (nginx) S x 1 1 0 -1 4 5 6 7 8 a b c d"] {
-            assert_eq!(process(42, broken), None, "{broken}");
-        }
+    fn the_processors_are_read() {
         assert_eq!(machine_ticks("cpu  1 2 4 1000 1000 8 16 32 0 0\ncpu0 9"), Some(63));
         assert_eq!(machine_ticks("cpu  1 2"), None);
-    }
-
-    #[test]
-    fn cut_names_are_completed() {
-        for (command, name) in [
-            ("/a/b/transcription-worker\0--x", "transcription-worker"),
-            ("postgres: writer", "transcription-w"),
-            ("", "transcription-w"),
-        ] {
-            assert_eq!(full_name("transcription-w", command.as_bytes()), name);
-        }
-    }
-
-    #[test]
-    fn time_belongs_to_the_launchers_child_at_the_root() {
-        let process = |id, parent, name: &str, ticks| Process { id, parent, name: name.to_owned(), ticks };
-        let processes = [
-            process(1, 0, "init", 1000),
-            process(10, 1, "parley-up", 500),
-            process(11, 10, "postgres", 1),
-            process(12, 11, "postgres", 2),
-            process(13, 12, "postgres", 4),
-            process(14, 10, "ws-edge", 8),
-            process(15, 10, "sh", 16),
-            process(16, 15, "loadgen", 32),
-            process(17, 1, "cargo", 64),
-            process(18, 19, "gone", 128),
-            process(20, 20, "circle", 256),
-        ];
-        let expected = BTreeMap::from([("postgres".to_owned(), 7), ("ws-edge".to_owned(), 8)]);
-        assert_eq!(children(&processes, 10, 16), expected);
-        assert_eq!(children(&processes, 99, 16), BTreeMap::new());
     }
 
     #[test]
@@ -205,6 +101,5 @@ mod tests {
     fn this_machine_is_read() {
         let used = used(None).unwrap();
         assert!(used.machine > 0 && used.children.is_empty());
-        assert_eq!(launcher(Path::new("/nowhere")), None);
     }
 }

@@ -22,6 +22,8 @@ pub struct Percentiles {
     pub p50_ms: u64,
     /// 95 of 100 are no longer.
     pub p95_ms: u64,
+    /// 99 of 100 are no longer.
+    pub p99_ms: u64,
     /// The longest.
     pub max_ms: u64,
 }
@@ -52,6 +54,7 @@ impl Delays {
             count: self.0.len(),
             p50_ms: self.0.value_at_quantile(0.5),
             p95_ms: self.0.value_at_quantile(0.95),
+            p99_ms: self.0.value_at_quantile(0.99),
             max_ms: self.0.max(),
         })
     }
@@ -72,6 +75,6 @@ mod tests {
         early.record(1.0, Duration::from_millis(900));
         delays.add(&early);
         let found = delays.percentiles().unwrap();
-        assert_eq!(found, Percentiles { count: 101, p50_ms: 50, p95_ms: 95, max_ms: 100 });
+        assert_eq!(found, Percentiles { count: 101, p50_ms: 50, p95_ms: 95, p99_ms: 99, max_ms: 100 });
     }
 }

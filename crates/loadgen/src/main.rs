@@ -3,32 +3,43 @@
 //!
 //! This changes when what is measured does, or how. It must not know how a server does its work.
 
+mod baseline;
 mod client;
 mod compare;
 mod cpu;
 mod delays;
+mod fault;
+mod follower;
 mod measure;
+mod memory;
 mod message;
 mod playlist;
+mod processes;
 mod recording;
 mod report;
 mod scenario;
+mod socket;
+mod target;
+mod told;
 
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use auth::SessionTokens;
 use clap::{Parser, Subcommand};
-use model::{Clock, Samples};
+use model::Clock;
 
 use crate::{
+    baseline::Baseline,
     recording::RecordingError,
     report::Level,
-    scenario::{Baseline, Live, Target},
+    scenario::{Scenario, ScenarioError},
+    socket::StreamError,
+    target::Target,
 };
 
 /// The setting whose first secret signs tokens.
@@ -48,6 +59,27 @@ enum Command {
     ///
     /// Ends with 1 when a stream failed or anything was lost.
     Live(LiveArguments),
+    /// Plays scenarios: people speak and follow while networks and services fail; prints what they lost.
+    ///
+    /// Ends with 1 when anything was not as the scenario demands. Services are struck only where a launcher runs that
+    /// starts them again: `parley-up --chaos`, as `make chaos` and `make soak` do.
+    Play(PlayArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct TargetArguments {
+    /// The front door, ws:// or http:// [default: PARLEY_URL, else ws://127.0.0.1 with HTTP_PORT or 8080].
+    #[arg(long, value_parser = front_door)]
+    url: Option<String>,
+    /// Folder of 16 kHz WAV files and their references.tsv (path, tab, text).
+    #[arg(long, default_value = "crates/testkit/recordings")]
+    recordings: PathBuf,
+    /// File with the process id whose children are the services; their processor time is measured.
+    #[arg(long, default_value = ".parley/lock")]
+    launcher: PathBuf,
+    /// Also write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,21 +88,20 @@ struct LiveArguments {
     /// the others are compared with to find lost words.
     #[arg(long, value_delimiter = ',', default_value = "1,4,8", value_parser = clap::value_parser!(u16).range(1..))]
     streams: Vec<u16>,
-    /// The front door, ws:// or http:// [default: PARLEY_URL, else ws://127.0.0.1 with HTTP_PORT or 8080].
-    #[arg(long, value_parser = front_door)]
-    url: Option<String>,
-    /// Folder of 16 kHz WAV files and their references.tsv (path, tab, text).
-    #[arg(long, default_value = "crates/testkit/recordings")]
-    recordings: PathBuf,
     /// Each stream speaks at least so long [default: every recording once].
     #[arg(long)]
     seconds: Option<u32>,
-    /// File with the process id whose children are the services; their processor time is measured.
-    #[arg(long, default_value = ".parley/lock")]
-    launcher: PathBuf,
-    /// Also write the report as JSON to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+#[derive(Debug, clap::Args)]
+struct PlayArguments {
+    /// The scenarios, played one after the other; see crates/loadgen/scenarios.
+    #[arg(required = true, value_name = "FILE.toml")]
+    scenarios: Vec<PathBuf>,
+    #[command(flatten)]
+    target: TargetArguments,
 }
 
 /// Why nothing was measured.
@@ -80,16 +111,23 @@ enum Failure {
     Settings(#[from] settings::Problems),
     #[error(transparent)]
     Recordings(#[from] RecordingError),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
     #[error("no token can be made: {0}")]
     Token(#[from] auth::AuthError),
+    #[error("the recordings were not heard once before: {0}")]
+    Hearing(#[from] StreamError),
     #[error("the report cannot be written: {0}")]
     Output(#[from] io::Error),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Live(arguments) = Arguments::parse().command;
-    match live(&arguments).await {
+    let outcome = match Arguments::parse().command {
+        Command::Live(arguments) => live(&arguments).await,
+        Command::Play(arguments) => play(&arguments).await,
+    };
+    match outcome {
         Ok(levels) if levels.iter().all(Level::is_good) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(failure) => {
@@ -103,29 +141,54 @@ async fn main() -> ExitCode {
 }
 
 async fn live(arguments: &LiveArguments) -> Result<Vec<Level>, Failure> {
-    let recordings = recording::load(&arguments.recordings)?;
-    let target = target(arguments)?;
-    if target.launcher.is_none() {
-        eprintln!("{} names no running process: no processor time is measured", arguments.launcher.display());
-    }
-    let length = arguments.seconds.map(|seconds| Samples::from_millis(u64::from(seconds) * 1000));
+    let recordings = recording::load(&arguments.target.recordings)?;
+    let target = target(&arguments.target)?;
     let mut baseline = Baseline::default();
     let mut levels = Vec::new();
     for &streams in &arguments.streams {
-        let live = Live { streams: usize::from(streams), length };
-        let about = live.about(&recordings);
-        eprintln!("{streams} at the same time, {} s ...", about.as_secs());
-        levels.push(live.run(&target, &recordings, &mut baseline).await?);
+        let scenario = Scenario::calm(usize::from(streams), arguments.seconds);
+        eprintln!("{streams} at the same time, {} s ...", scenario.about(&recordings).as_secs());
+        levels.push(scenario.run(&target, &recordings, &mut baseline).await?);
     }
     write!(io::stdout(), "{}", report::table(&levels))?;
-    if let Some(path) = &arguments.json {
-        let json = serde_json::to_vec_pretty(&levels).map_err(io::Error::from)?;
-        fs::write(path, json)?;
-    }
+    keep(&levels, arguments.target.json.as_deref())?;
     Ok(levels)
 }
 
-fn target(arguments: &LiveArguments) -> Result<Target, settings::Problems> {
+async fn play(arguments: &PlayArguments) -> Result<Vec<Level>, Failure> {
+    let scenarios = arguments.scenarios.iter().map(|path| Scenario::read(path));
+    let scenarios = scenarios.collect::<Result<Vec<_>, _>>()?;
+    let recordings = recording::load(&arguments.target.recordings)?;
+    let target = target(&arguments.target)?;
+    let mut baseline = Baseline::default();
+    eprintln!("hearing every recording once, undisturbed ...");
+    scenario::hear(&target, &recordings, &mut baseline).await??;
+    let mut levels = Vec::new();
+    for scenario in &scenarios {
+        eprintln!("{} ({} s) ...", scenario.about, scenario.about(&recordings).as_secs());
+        let level = scenario.run(&target, &recordings, &mut baseline).await?;
+        let verdict = if level.is_good() { "good" } else { "NOT GOOD" };
+        write!(
+            io::stdout(),
+            "\n{}\n{}{verdict}\n",
+            scenario.about,
+            report::table(std::slice::from_ref(&level))
+        )?;
+        levels.push(level);
+    }
+    keep(&levels, arguments.target.json.as_deref())?;
+    Ok(levels)
+}
+
+/// Writes the report where it was asked for.
+fn keep(levels: &[Level], path: Option<&Path>) -> io::Result<()> {
+    match path {
+        Some(path) => fs::write(path, serde_json::to_vec_pretty(levels)?),
+        None => Ok(()),
+    }
+}
+
+fn target(arguments: &TargetArguments) -> Result<Target, settings::Problems> {
     let mut reader = settings::load()?;
     let url = match (&arguments.url, reader.text("PARLEY_URL")) {
         (Some(url), _) => Some(url.clone()),
@@ -136,7 +199,10 @@ fn target(arguments: &LiveArguments) -> Result<Target, settings::Problems> {
         }
     };
     let secrets = reader.required_secrets(SECRET);
-    let launcher = cpu::launcher(&arguments.launcher);
+    let launcher = processes::launcher(&arguments.launcher);
+    if launcher.is_none() {
+        eprintln!("{} names no running process: no processor time is measured", arguments.launcher.display());
+    }
     reader
         .finish(|| Some(Target { url: url?, tokens: SessionTokens::new(secrets, Clock::system()), launcher }))
 }
@@ -159,11 +225,15 @@ mod tests {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
         let Command::Live(arguments) =
-            Arguments::parse_from(["loadgen", "live", "--streams", "2,3", "--url", "http://a:1/"]).command;
+            Arguments::parse_from(["loadgen", "live", "--streams", "2,3", "--url", "http://a:1/"]).command
+        else {
+            panic!("live")
+        };
         assert_eq!(arguments.streams, [2, 3]);
-        assert_eq!(arguments.url.as_deref(), Some("ws://a:1"));
+        assert_eq!(arguments.target.url.as_deref(), Some("ws://a:1"));
         for wrong in [["--streams", "0"], ["--streams", "x"], ["--url", "wss://a"], ["--url", "ws://a/b"]] {
             assert!(Arguments::try_parse_from(["loadgen", "live", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
         }
+        assert!(Arguments::try_parse_from(["loadgen", "play"]).is_err(), "no scenario");
     }
 }

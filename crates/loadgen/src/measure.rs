@@ -107,6 +107,20 @@ pub fn measure(heard: &[Heard], list: &Playlist, recordings: &[Recording]) -> (M
     (measures, transcripts)
 }
 
+/// How far the timestamps of a recording moved from its first hearing in the stream to its last: the longest such way,
+/// in seconds, of all recordings that were heard twice. Each begins on the same grid of frames, so that nothing but a
+/// clock that goes wrong can move them.
+pub fn drift_s(heard: &[Heard], list: &Playlist) -> Option<f64> {
+    let mut offsets: HashMap<usize, (f64, f64)> = HashMap::new();
+    for item in &list.items {
+        let finals = heard.iter().filter(|heard| heard.is_final && item.span.contains(&heard.caption.start));
+        let Some(start) = finals.map(|heard| heard.caption.start).min_by(f64::total_cmp) else { continue };
+        let offset = start - item.span.start;
+        offsets.entry(item.recording).and_modify(|(_, last)| *last = offset).or_insert((offset, offset));
+    }
+    offsets.values().map(|(first, last)| (last - first).abs()).max_by(f64::total_cmp)
+}
+
 /// An utterance as a reader saw it.
 #[derive(Debug, Default)]
 struct Utterance {
@@ -198,7 +212,8 @@ mod tests {
     ) -> Heard {
         let words = ends.iter().map(|&end| Word { end }).collect();
         let (start, end) = span;
-        let caption = Caption { utterance_id: utterance.into(), text: text.into(), start, end, words };
+        let caption =
+            Caption { utterance_id: utterance.into(), text: text.into(), start, end, words, sequence: None };
         Heard { at: Duration::from_millis(at_ms), is_final, caption }
     }
 

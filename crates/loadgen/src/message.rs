@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What a server says, as far as a measurement needs it. Unknown types and fields are ignored.
@@ -5,7 +7,17 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromServer {
     /// The answer to `init`; sound may come.
-    Initialized {},
+    Initialized {
+        /// The stream that the sound belongs to.
+        stream: String,
+        /// Samples of it that need no sending.
+        acked: u64,
+    },
+    /// Sound up to here needs no re-sending.
+    Ack {
+        /// Samples of 16 kHz from the start of the stream.
+        samples: u64,
+    },
     /// The text of an open utterance so far.
     TranscriptPartial(Caption),
     /// The text of a finished utterance.
@@ -20,6 +32,12 @@ pub enum FromServer {
     Error(Trouble),
     /// Something was done with a loss.
     Warning(Trouble),
+    /// The server goes away.
+    #[serde(rename_all = "camelCase")]
+    Reconnect {
+        /// Come back after so long.
+        retry_after_ms: Option<u64>,
+    },
     /// Anything else.
     #[serde(other)]
     Other,
@@ -37,6 +55,9 @@ pub struct Caption {
     pub start: f64,
     /// How far the text reaches.
     pub end: f64,
+    /// Position of a final in its session.
+    #[serde(default)]
+    pub sequence: Option<u64>,
     /// The words of a final, by the server's estimate of their times.
     #[serde(default)]
     pub words: Vec<Word>,
@@ -51,6 +72,7 @@ pub struct Word {
 
 /// Why something was not done. Servers put nothing that was said into it.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Trouble {
     /// For people.
     #[serde(default)]
@@ -58,24 +80,45 @@ pub struct Trouble {
     /// For programs.
     #[serde(default)]
     pub code: String,
+    /// Wait so many ms before the next try.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Trouble {
+    /// The wait it asks for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after_ms.map(Duration::from_millis)
+    }
+}
+
+/// A stream whose connection was lost.
+#[derive(Debug, Serialize)]
+pub struct Resume<'a> {
+    /// Its id.
+    pub stream: &'a str,
+    /// Samples of 16 kHz that the server has acknowledged.
+    pub acked: u64,
 }
 
 /// What a client says besides sound.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ToServer {
+pub enum ToServer<'a> {
     /// Describes the sound that follows.
     Init {
         /// By the protocol's names.
         encoding: &'static str,
         /// Whether open utterances are to be reported.
         partials: bool,
+        /// The stream to go on with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<Resume<'a>>,
     },
     /// No more sound comes.
     Stop,
 }
 
-impl ToServer {
+impl ToServer<'_> {
     /// As it stands on the wire.
     pub fn to_json(&self) -> String {
         // Strings and flags always serialize.
@@ -104,7 +147,11 @@ mod tests {
         assert!(matches!(partial, FromServer::TranscriptPartial(Caption { words, .. }) if words.is_empty()));
         assert!(matches!(
             parse(r#"{"type":"initialized","stream":"u","acked":0}"#),
-            FromServer::Initialized {}
+            FromServer::Initialized { acked: 0, .. }
+        ));
+        assert!(matches!(
+            parse(r#"{"type":"ack","stream":"u","samples":9}"#),
+            FromServer::Ack { samples: 9 }
         ));
         assert!(matches!(
             parse(r#"{"type":"stopped","stream":"u","samples":9}"#),
@@ -112,15 +159,22 @@ mod tests {
         ));
         assert!(matches!(
             parse(r#"{"type":"error","message":"busy","code":"overloaded","retryAfterMs":9}"#),
-            FromServer::Error(Trouble { code, .. }) if code == "overloaded"
+            FromServer::Error(trouble)
+                if trouble.code == "overloaded" && trouble.retry_after() == Some(Duration::from_millis(9))
         ));
         assert!(matches!(parse(r#"{"type":"connected","ts":1}"#), FromServer::Other));
     }
 
     #[test]
     fn what_is_said_has_the_protocols_shape() {
-        let init = ToServer::Init { encoding: "pcm_s16le", partials: true };
+        let init = ToServer::Init { encoding: "pcm_s16le", partials: true, resume: None };
         assert_eq!(init.to_json(), r#"{"type":"init","encoding":"pcm_s16le","partials":true}"#);
+        let again = ToServer::Init {
+            encoding: "pcm_s16le",
+            partials: true,
+            resume: Some(Resume { stream: "u", acked: 7 }),
+        };
+        assert!(again.to_json().ends_with(r#""resume":{"stream":"u","acked":7}}"#));
         assert_eq!(ToServer::Stop.to_json(), r#"{"type":"stop"}"#);
     }
 }

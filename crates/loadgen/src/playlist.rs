@@ -69,6 +69,16 @@ impl Playlist {
         Samples::of(self.pcm.len())
     }
 
+    /// What is said between these seconds, without the sound.
+    pub fn part(&self, span: Range<f64>) -> Self {
+        let within = |part: &Range<f64>| span.contains(&part.start) && part.end <= span.end;
+        Self {
+            pcm: Vec::new(),
+            items: self.items.iter().filter(|item| within(&item.span)).cloned().collect(),
+            runs: self.runs.iter().filter(|run| within(run)).cloned().collect(),
+        }
+    }
+
     /// The number of the item that is played at this second.
     pub fn item_at(&self, second: f64) -> Option<usize> {
         self.items.iter().position(|item| item.span.contains(&second))
@@ -103,6 +113,9 @@ mod tests {
         }
         assert_eq!(list.runs[0], seconds(LEAD_SAMPLES + 320)..seconds(LEAD_SAMPLES + 8_000));
         assert_eq!(list.item_at(0.1), None, "the silence at the start belongs to nobody");
+        let first = list.items[0].span.clone();
+        let part = list.part(first.start..first.end + 0.1);
+        assert_eq!((part.items.as_slice(), part.runs.as_slice()), (&list.items[..1], &list.runs[..1]));
     }
 
     #[test]

@@ -1,17 +1,33 @@
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
+use model::Samples;
 use serde::Serialize;
 
-use crate::{client::Conversation, cpu::Spent, delays::Percentiles, measure::Measures};
+use crate::{
+    client::Conversation, cpu::Spent, delays::Percentiles, measure::Measures, memory::Course, scenario::Bars,
+    told::Told,
+};
 
 /// What was measured with so many streams at the same time.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Level {
     /// How many.
     pub streams: usize,
+    /// Those that were heard to their end.
+    pub streams_heard: usize,
+    /// Those that were refused for want of capacity.
+    pub refused: usize,
+    /// The longest that one of these had to wait for its answer.
+    pub refused_slowest_ms: u64,
+    /// What was done to the services.
+    pub faults: Vec<String>,
+    /// Connections that were lost and made again, besides those that were cut on purpose.
+    pub reconnects: usize,
+    /// Followers that were told everything, once and in order, as the speaker was.
+    pub followers: usize,
     /// Sound that all of them were to send, seconds.
     pub audio_s: f64,
-    /// Streams that broke off, and why.
+    /// What is not as it must be: streams that broke off, finals that a client missed or had twice, bars not held.
     pub failures: Vec<String>,
     /// Losses that the server told of.
     pub warnings: Vec<String>,
@@ -21,6 +37,14 @@ pub struct Level {
     pub r#final: Option<Percentiles>,
     /// End of a word to the message since which it stood at its place without a change.
     pub stable_word: Option<Percentiles>,
+    /// As `stable_word`, of the first five minutes.
+    pub stable_early: Option<Percentiles>,
+    /// As `stable_word`, of the last five minutes.
+    pub stable_late: Option<Percentiles>,
+    /// How far timestamps moved over the run.
+    pub drift_ms: Option<u64>,
+    /// How the memory of each process went.
+    pub memory: Vec<Course>,
     /// Words that came to be shown.
     pub words_shown: usize,
     /// Those that changed or went again.
@@ -65,13 +89,44 @@ impl Level {
         Self { streams, ..Self::default() }
     }
 
-    /// Whether nothing failed and nothing was lost.
+    /// Whether nothing failed, nothing was lost and every bar was held.
     pub fn is_good(&self) -> bool {
         self.failures.is_empty()
             && self.warnings.is_empty()
-            && self.words_lost == 0
             && self.audio_lost_s == 0.0
             && self.unfinished == 0
+    }
+
+    /// Compares with what must hold; what does not becomes a failure.
+    pub fn judge(&mut self, bars: &Bars) {
+        let mut over = |what: &str, found: f64, most: f64| {
+            if found > most {
+                self.failures.push(format!("{what}: {found:.0}, at most {most:.0}"));
+            }
+        };
+        over("words lost", self.words_lost as f64, bars.words_lost as f64);
+        over("words added", self.words_added as f64, bars.words_added as f64);
+        if let (Some(most), Some(found)) = (bars.stable_p95_ms, self.stable_word) {
+            over("stable word p95, ms", found.p95_ms as f64, most as f64);
+        }
+        if let Some(most) = bars.refused_ms {
+            over("slowest refusal, ms", self.refused_slowest_ms as f64, most as f64);
+            over("nobody was refused", f64::from(self.refused == 0), 0.0);
+        }
+        if let (Some(most), Some(early), Some(late)) =
+            (bars.delay_moves_ms, self.stable_early, self.stable_late)
+        {
+            over("stable word p50 moved, ms", early.p50_ms.abs_diff(late.p50_ms) as f64, most as f64);
+        }
+        if let (Some(most), Some(found)) = (bars.drift_ms, self.drift_ms) {
+            over("timestamps moved, ms", found as f64, most as f64);
+        }
+        if let Some(most) = bars.growth_mb_per_hour {
+            let growing = self.memory.iter().filter(|course| course.slope_mb_per_hour > most);
+            let growing =
+                growing.map(|it| format!("{} grows by {:.2} MB an hour", it.name, it.slope_mb_per_hour));
+            self.failures.extend(growing.collect::<Vec<_>>());
+        }
     }
 
     /// Counts words that were lost and added, at `place`, in a recording that was heard before.
@@ -85,11 +140,37 @@ impl Level {
     }
 
     /// Counts what a stream sent and was told.
-    pub fn conversed(&mut self, conversation: &Conversation) {
-        self.audio_lost_s += conversation.sent.saturating_sub(conversation.confirmed).seconds();
-        self.sender_late_ms =
-            self.sender_late_ms.max(u64::try_from(conversation.late_most.as_millis()).unwrap_or(u64::MAX));
+    pub fn conversed(&mut self, number: usize, conversation: &Conversation) {
+        self.audio_lost_s += Samples(conversation.sent.0.abs_diff(conversation.confirmed.0)).seconds();
+        self.sender_late_ms = self.sender_late_ms.max(millis(conversation.late_most));
         self.warnings.extend(conversation.warnings.iter().cloned());
+        self.reconnects += conversation.lost.len();
+        if conversation.streams > 1 {
+            self.failures.push(format!("stream {number} began anew {} times", conversation.streams - 1));
+        }
+        self.failures
+            .extend(conversation.told.faults.iter().map(|fault| format!("stream {number}: {fault}")));
+    }
+
+    /// Counts a stream that was refused after so long, and whether it was told when to come back.
+    pub fn refused(&mut self, took: Duration, retry_after: Option<Duration>) {
+        self.refused += 1;
+        self.refused_slowest_ms = self.refused_slowest_ms.max(millis(took));
+        if retry_after.is_none() {
+            self.failures.push("a refusal did not say when to come back".to_owned());
+        }
+    }
+
+    /// Compares what a follower of this stream was told with what its speaker was.
+    pub fn followed(&mut self, number: usize, speaker: &Told, follower: &Told) {
+        let differences = speaker.differences(follower);
+        if differences > 0 {
+            self.failures
+                .push(format!("a follower of stream {number} was told {differences} finals otherwise"));
+        }
+        self.failures
+            .extend(follower.faults.iter().map(|fault| format!("a follower of stream {number}: {fault}")));
+        self.followers += usize::from(differences == 0 && follower.faults.is_empty());
     }
 
     /// Takes over what the captions of all streams are worth.
@@ -117,6 +198,10 @@ impl Level {
         // Without knowing the services, they are among the others.
         self.others_cores = self.cpu_per_audio_s.map(|_| spent.others_cores);
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -154,7 +239,14 @@ pub fn table(levels: &[Level]) -> String {
             Box::new(move |level| ratio(level.cpu_by_process.get(name).copied())),
         ));
     }
-    rows.extend::<[(String, Cell); 12]>([
+    rows.extend::<[(String, Cell); 16]>([
+        ("streams heard to their end".into(), Box::new(|level| level.streams_heard.to_string())),
+        (
+            "streams refused / slowest answer, ms".into(),
+            Box::new(|level| format!("{} / {}", level.refused, level.refused_slowest_ms)),
+        ),
+        ("connections made again".into(), Box::new(|level| level.reconnects.to_string())),
+        ("followers told all, once, in order".into(), Box::new(|level| level.followers.to_string())),
         ("  (this program)".into(), Box::new(move |level| ratio(level.cpu_loadgen))),
         ("cores that everything else kept busy".into(), Box::new(move |level| ratio(level.others_cores))),
         ("words in finals".into(), Box::new(|level| level.words_final.to_string())),
@@ -166,7 +258,7 @@ pub fn table(levels: &[Level]) -> String {
         ("runs of speech without text".into(), Box::new(|level| level.runs_without_text.to_string())),
         ("sent late at most, ms".into(), Box::new(|level| level.sender_late_ms.to_string())),
         ("warnings".into(), Box::new(|level| level.warnings.len().to_string())),
-        ("streams that failed".into(), Box::new(|level| level.failures.len().to_string())),
+        ("failures".into(), Box::new(|level| level.failures.len().to_string())),
     ]);
     let mut text = String::new();
     for (title, cell) in rows {
@@ -178,8 +270,25 @@ pub fn table(levels: &[Level]) -> String {
         text.push('\n');
     }
     for level in levels {
-        for line in level.failures.iter().chain(&level.warnings).chain(&level.differences) {
+        let notes =
+            level.faults.iter().chain(&level.failures).chain(&level.warnings).chain(&level.differences);
+        for line in notes {
             let _ = writeln!(text, "{} streams: {line}", level.streams);
+        }
+        for Course { name, last_mb, slope_mb_per_hour } in &level.memory {
+            let _ =
+                writeln!(text, "memory of {name:<24}{last_mb:>8.1} MB {slope_mb_per_hour:>+8.2} MB an hour");
+        }
+        if let (Some(early), Some(late)) = (level.stable_early, level.stable_late) {
+            let _ = writeln!(
+                text,
+                "stable word p50 / p95, ms: {} / {} in the first five minutes, {} / {} in the last; timestamps moved by {} ms",
+                early.p50_ms,
+                early.p95_ms,
+                late.p50_ms,
+                late.p95_ms,
+                level.drift_ms.unwrap_or_default(),
+            );
         }
     }
     text
@@ -194,13 +303,44 @@ mod tests {
         let good = Level::new(1);
         assert!(good.is_good());
         for bad in [
-            Level { words_lost: 1, ..good.clone() },
             Level { audio_lost_s: 0.02, ..good.clone() },
             Level { unfinished: 1, ..good.clone() },
             Level { failures: vec!["stream 0: closed".into()], ..good.clone() },
             Level { warnings: vec!["gap".into()], ..good.clone() },
         ] {
             assert!(!bad.is_good(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bar_that_is_not_held_is_a_failure() {
+        let slow = Percentiles { count: 1, p50_ms: 500, p95_ms: 2100, p99_ms: 2100, max_ms: 2100 };
+        let grown = Course { name: "edge".to_owned(), last_mb: 9.0, slope_mb_per_hour: 1.5 };
+        let found = Level {
+            words_lost: 2,
+            stable_word: Some(slow),
+            refused: 1,
+            refused_slowest_ms: 900,
+            memory: vec![grown],
+            drift_ms: Some(49),
+            ..Level::new(1)
+        };
+        let failures = |bars: Bars| {
+            let mut level = found.clone();
+            level.judge(&bars);
+            level.failures.len()
+        };
+        let lenient = Bars { words_lost: 2, ..Bars::default() };
+        assert_eq!(failures(lenient.clone()), 0);
+        assert_eq!(failures(Bars::default()), 1);
+        for (bars, count) in [
+            (Bars { stable_p95_ms: Some(2000), ..lenient.clone() }, 1),
+            (Bars { refused_ms: Some(1000), drift_ms: Some(50), ..lenient.clone() }, 0),
+            (Bars { refused_ms: Some(800), drift_ms: Some(48), ..lenient.clone() }, 2),
+            (Bars { growth_mb_per_hour: Some(1.0), ..lenient.clone() }, 1),
+            (Bars { growth_mb_per_hour: Some(2.0), ..lenient }, 0),
+        ] {
+            assert_eq!(failures(bars.clone()), count, "{bars:?}");
         }
     }
 
@@ -218,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_column_for_each_level() {
-        let first = Percentiles { count: 9, p50_ms: 400, p95_ms: 800, max_ms: 900 };
+        let first = Percentiles { count: 9, p50_ms: 400, p95_ms: 800, p99_ms: 900, max_ms: 900 };
         let levels = [
             Level { first_partial: Some(first), ..Level::new(1) },
             Level { failures: vec!["stream 2: closed".into()], compared: 9, words_lost: 3, ..Level::new(8) },
@@ -235,7 +375,7 @@ mod tests {
         };
         assert_eq!(row("simultaneous live streams"), ["1", "8"]);
         assert_eq!(row("first partial p50 / p95, ms"), ["400 / 800", "-"]);
-        assert_eq!(row("streams that failed"), ["0", "1"]);
+        assert_eq!(row("failures"), ["0", "1"]);
         assert_eq!(row("words lost"), ["baseline", "3"]);
         assert!(table.ends_with("8 streams: stream 2: closed\n"));
         assert!(serde_json::to_string(&levels).unwrap().contains(r#""first_partial":{"count":9"#));
