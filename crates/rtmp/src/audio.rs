@@ -21,7 +21,8 @@ pub enum Codec {
     Mp3,
     /// Opus: configuration is an identification header (RFC 7845 section 5.1), a packet is one Opus packet.
     Opus,
-    /// FLAC: configuration is `fLaC` and its metadata blocks, a packet is one frame.
+    /// FLAC: configuration is `fLaC` and its metadata blocks, or from ffmpeg a bare STREAMINFO (34 bytes), which it sends again
+    /// at the end; a packet is one frame.
     Flac,
     /// Linear PCM, little endian when 16 bits wide (unsigned when 8).
     Pcm(PcmLayout),

@@ -41,14 +41,22 @@ pub mod amf0;
 pub mod message;
 
 mod error;
+mod event;
+mod link;
+
+mod address;
+mod client;
 mod server;
 
 mod audio;
 mod timeline;
 
+pub use address::{Address, AddressError, PORT_DEFAULT, TLS_PORT_DEFAULT};
 pub use audio::{
     AudioPacket, AudioPackets, AudioTagError, Codec, Kind, MOD_EX_MAX, PcmLayout, TIMESTAMP_OFFSET_NS_MAX,
 };
+pub use client::{CLIENT_OUTPUT_BYTES_MAX, ClientEvent, ClientSession};
 pub use error::SessionError;
-pub use server::{Connect, Event, NAME_BYTES_MAX, OUTPUT_BYTES_MAX, Publish, Refusal, ServerSession};
+pub use event::{Connect, Event, Publish, Refusal};
+pub use server::{NAME_BYTES_MAX, OUTPUT_BYTES_MAX, ServerSession};
 pub use timeline::{BACKWARD_MS_MAX, FORWARD_MS_MAX, Moment, Step, Timeline};

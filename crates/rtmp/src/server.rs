@@ -1,12 +1,9 @@
-use std::fmt;
-
-use bytes::Bytes;
-
 use crate::{
-    SessionError,
+    Connect, Event, Publish, Refusal, SessionError,
     amf0::Value,
-    chunk::{AUDIO_BYTES_MAX, ChunkError, ChunkMessage, ChunkReader, ChunkWriter, kind},
+    chunk::{AUDIO_BYTES_MAX, ChunkError, ChunkMessage, kind},
     handshake::ServerHandshake,
+    link::{COMMAND_CHUNKS, Link, STATUS_CHUNKS},
     message::{Aggregate, Command, Message, UserControl},
 };
 
@@ -17,19 +14,11 @@ pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Longest stream name with its query: a signed key is a token of one or two KiB.
 pub const NAME_BYTES_MAX: usize = 8 * 1024;
 
-/// How many bytes we let pass before an acknowledgement is due, as most servers say.
-const WINDOW_BYTES: u32 = 2_500_000;
-
 /// Size of the chunks we send: our longest answer fits into one.
 const CHUNK_BYTES: u32 = 4096;
 
 /// Message streams that one connection may create; a publisher needs one.
 const MESSAGE_STREAMS_MAX: u32 = 16;
-
-/// Chunk streams we write on: 2 is the specification's, 3 and 5 are usual.
-const CONTROL_CHUNKS: u8 = 2;
-const COMMAND_CHUNKS: u8 = 3;
-const STATUS_CHUNKS: u8 = 5;
 
 /// What publishers may send besides what every server takes: the audio we decode, and the video we skip or pass on
 /// (E-RTMP v2, "Enhancing NetConnection connect Command").
@@ -39,105 +28,6 @@ const FOUR_CCS: [&str; 9] = ["mp4a", "Opus", "fLaC", ".mp3", "avc1", "hvc1", "av
 const CAPS_EX: u8 = 1 | 2 | 4 | 8;
 const CAPS_EX_RECONNECT: u8 = 1;
 
-/// What a publisher said when it connected.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Connect {
-    /// Application: the first part of the path, `live` as a rule, without slashes around it and without its query.
-    pub app: String,
-    /// Query of the application, `token=…` of `live?token=…`; may be secret.
-    pub query: String,
-    /// Whole address as the publisher knows it; may hold secrets.
-    pub tc_url: String,
-    /// Name and version of the encoder, as it claims.
-    pub flash_ver: String,
-    /// It speaks Enhanced RTMP.
-    pub enhanced: bool,
-}
-
-impl fmt::Debug for Connect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The addresses can hold keys.
-        f.debug_struct("Connect")
-            .field("app", &self.app)
-            .field("enhanced", &self.enhanced)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What a publisher wants to publish.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Publish {
-    /// Application, as in [`Connect`].
-    pub app: String,
-    /// Stream key: the name without its query. Secret.
-    pub key: String,
-    /// Query behind the name, or else of the application, or else of the address; empty without one. Secret.
-    pub query: String,
-    /// `live`, `record` or `append`, or whatever else was said.
-    pub kind: String,
-}
-
-impl fmt::Debug for Publish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publish").field("app", &self.app).field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
-/// What a publisher did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// It is connected to an application; nothing is published yet.
-    Connected(Connect),
-    /// It asks to publish. Nothing more is read until [`ServerSession::accept`] or [`ServerSession::refuse`].
-    PublishRequested(Publish),
-    /// One audio tag, see [`crate::AudioPackets`].
-    Audio {
-        /// Milliseconds modulo 2^32, see [`crate::Timeline`].
-        timestamp: u32,
-        /// The tag.
-        data: Bytes,
-    },
-    /// One video tag, when video is kept.
-    Video {
-        /// Milliseconds modulo 2^32.
-        timestamp: u32,
-        /// The tag.
-        data: Bytes,
-    },
-    /// AMF0 values, the first of which is a name: `@setDataFrame`, `onMetaData`, …
-    Data {
-        /// Milliseconds modulo 2^32.
-        timestamp: u32,
-        /// The values, see [`crate::amf0::Reader`].
-        data: Bytes,
-    },
-    /// It has ended its publication and may begin another on the same connection.
-    Unpublished,
-    /// It answered [`ServerSession::ping`].
-    Pong(u32),
-}
-
-/// Why a publish is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The key is in use: `NetStream.Publish.BadName`.
-    KeyInUse,
-    /// The key is not one that may publish: `NetStream.Publish.Denied`.
-    Denied,
-    /// No room, or a service behind us is away; trying again later may help: `NetStream.Publish.Failed`.
-    Unavailable,
-}
-
-impl Refusal {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::KeyInUse => "NetStream.Publish.BadName",
-            Self::Denied => "NetStream.Publish.Denied",
-            Self::Unavailable => "NetStream.Publish.Failed",
-        }
-    }
-}
-
 /// A publisher's connection, seen from the server.
 ///
 /// Bytes go in through [`receive`](Self::receive) and come out of [`take_output`](Self::take_output); what they mean comes
@@ -145,19 +35,13 @@ impl Refusal {
 #[derive(Debug)]
 pub struct ServerSession {
     handshake: Option<ServerHandshake>,
-    reader: ChunkReader,
-    writer: ChunkWriter,
+    link: Link,
     keep_video: bool,
-    output: Vec<u8>,
     phase: Phase,
     connect: Option<Connect>,
     reconnects: bool,
     message_streams: u32,
     aggregate: Option<Aggregate>,
-    received_bytes: u64,
-    acknowledged_bytes: u64,
-    /// After how many bytes the peer wants an acknowledgement; 0 until it says so.
-    window_bytes: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,18 +64,13 @@ impl ServerSession {
     pub const fn new(seed: u64, keep_video: bool) -> Self {
         Self {
             handshake: Some(ServerHandshake::new(seed)),
-            reader: ChunkReader::new(keep_video),
-            writer: ChunkWriter::new(),
+            link: Link::new(keep_video),
             keep_video,
-            output: Vec::new(),
             phase: Phase::Idle,
             connect: None,
             reconnects: false,
             message_streams: 0,
             aggregate: None,
-            received_bytes: 0,
-            acknowledged_bytes: 0,
-            window_bytes: 0,
         }
     }
 
@@ -201,11 +80,8 @@ impl ServerSession {
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Event>, SessionError> {
         let before = input.len();
         let event = self.read(input);
-        self.received_bytes += (before - input.len()) as u64;
-        if input.is_empty() {
-            self.acknowledge();
-        }
-        if self.output.len() > OUTPUT_BYTES_MAX {
+        self.link.received(before - input.len(), input.is_empty());
+        if self.link.output.len() > OUTPUT_BYTES_MAX {
             return Err(SessionError::OutputFull);
         }
         event
@@ -213,7 +89,7 @@ impl ServerSession {
 
     fn read(&mut self, input: &mut &[u8]) -> Result<Option<Event>, SessionError> {
         if let Some(handshake) = &mut self.handshake {
-            if !handshake.receive(input, &mut self.output)? {
+            if !handshake.receive(input, &mut self.link.output)? {
                 return Ok(None);
             }
             self.handshake = None;
@@ -226,7 +102,7 @@ impl ServerSession {
             if let Some(event) = self.handle(&message)? {
                 return Ok(Some(event));
             }
-            if self.output.len() > OUTPUT_BYTES_MAX {
+            if self.link.output.len() > OUTPUT_BYTES_MAX {
                 return Err(SessionError::OutputFull);
             }
         }
@@ -251,7 +127,7 @@ impl ServerSession {
                 None => self.aggregate = None,
             }
         }
-        Ok(self.reader.read(input)?)
+        Ok(self.link.reader.read(input)?)
     }
 
     fn handle(&mut self, message: &ChunkMessage) -> Result<Option<Event>, SessionError> {
@@ -267,20 +143,11 @@ impl ServerSession {
                 Ok(None)
             }
             Message::Command(command) => self.command(command, message.stream_id),
-            Message::UserControl(UserControl::PingRequest(number)) => {
-                self.send_control(UserControl::PingResponse(number));
-                Ok(None)
-            }
             Message::UserControl(UserControl::PingResponse(number)) => Ok(Some(Event::Pong(number))),
-            Message::WindowAckSize(bytes) => {
-                self.window_bytes = bytes;
+            control => {
+                self.link.obey(&control);
                 Ok(None)
             }
-            Message::SetPeerBandwidth(_) => {
-                self.send(CONTROL_CHUNKS, kind::WINDOW_ACK_SIZE, 0, &WINDOW_BYTES.to_be_bytes());
-                Ok(None)
-            }
-            Message::Acknowledgement(_) | Message::UserControl(_) | Message::Other => Ok(None),
         }
     }
 
@@ -343,7 +210,7 @@ impl ServerSession {
                     arguments: vec![info],
                     ..Command::new("", command.transaction, vec![])
                 };
-                self.send_command(COMMAND_CHUNKS, 0, &answer);
+                self.link.send_command(COMMAND_CHUNKS, 0, &answer);
             }
             _ => {}
         }
@@ -363,16 +230,16 @@ impl ServerSession {
             query: query.to_owned(),
             tc_url: text("tcUrl").to_owned(),
             flash_ver: text("flashVer").to_owned(),
-            enhanced: caps_ex.is_some() || command.object.get("fourCcList").is_some(),
+            enhanced: ["capsEx", "fourCcList", "audioFourCcInfoMap", "videoFourCcInfoMap"]
+                .iter()
+                .any(|name| command.object.get(name).is_some()),
         };
         // A float to a small integer saturates, and what is no number counts as no capability.
         self.reconnects = caps_ex.is_some_and(|caps| caps as u8 & CAPS_EX_RECONNECT != 0);
 
-        self.send(CONTROL_CHUNKS, kind::WINDOW_ACK_SIZE, 0, &WINDOW_BYTES.to_be_bytes());
-        let [a, b, c, d] = WINDOW_BYTES.to_be_bytes();
-        // The limit is dynamic, 2.
-        self.send(CONTROL_CHUNKS, kind::SET_PEER_BANDWIDTH, 0, &[a, b, c, d, 2]);
-        self.writer.set_chunk_bytes(CHUNK_BYTES, &mut self.output);
+        self.link.send_window();
+        self.link.send_peer_bandwidth();
+        self.link.set_chunk_bytes(CHUNK_BYTES);
 
         let mut info = vec![
             ("level".to_owned(), "status".into()),
@@ -391,7 +258,7 @@ impl ServerSession {
             object: Value::object([("fmsVer", "FMS/3,5,7,7009".into()), ("capabilities", 31.0.into())]),
             arguments: vec![Value::Object(info)],
         };
-        self.send_command(COMMAND_CHUNKS, 0, &answer);
+        self.link.send_command(COMMAND_CHUNKS, 0, &answer);
         self.connect = Some(connect.clone());
         Ok(Event::Connected(connect))
     }
@@ -426,7 +293,7 @@ impl ServerSession {
     pub fn accept(&mut self) {
         if let Phase::Deciding { stream_id } = self.phase {
             self.phase = Phase::Publishing { stream_id };
-            self.send_control(UserControl::StreamBegin(stream_id));
+            self.link.send_control(UserControl::StreamBegin(stream_id));
             self.status(stream_id, "status", "NetStream.Publish.Start", "publishing");
         }
     }
@@ -460,7 +327,7 @@ impl ServerSession {
 
     /// Asks for an [`Event::Pong`] with the same number.
     pub fn ping(&mut self, number: u32) {
-        self.send_control(UserControl::PingRequest(number));
+        self.link.send_control(UserControl::PingRequest(number));
     }
 
     /// Whether a publish was accepted and has not ended.
@@ -470,17 +337,17 @@ impl ServerSession {
 
     /// Bytes received since the beginning, with the handshake.
     pub const fn received_bytes(&self) -> u64 {
-        self.received_bytes
+        self.link.received_bytes()
     }
 
     /// Bytes of video and of unknown messages that were counted and not kept.
     pub const fn skipped_bytes(&self) -> u64 {
-        self.reader.skipped_bytes()
+        self.link.reader.skipped_bytes()
     }
 
     /// What is to be sent to the peer.
     pub fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.output)
+        std::mem::take(&mut self.link.output)
     }
 
     fn unpublish(&mut self) -> Option<Event> {
@@ -490,39 +357,15 @@ impl ServerSession {
         Some(Event::Unpublished)
     }
 
-    /// One acknowledgement for all that was read, when one is due (RTMP 1.0 section 5.4.3).
-    fn acknowledge(&mut self) {
-        let due = self.window_bytes != 0
-            && self.received_bytes - self.acknowledged_bytes >= u64::from(self.window_bytes);
-        if due {
-            self.acknowledged_bytes = self.received_bytes;
-            // The sequence number wraps at 2^32.
-            let sequence = self.received_bytes as u32;
-            self.send(CONTROL_CHUNKS, kind::ACKNOWLEDGEMENT, 0, &sequence.to_be_bytes());
-        }
-    }
-
     fn result(&mut self, command: &Command, value: Value) {
         let answer =
             Command { name: "_result".to_owned(), ..Command::new("", command.transaction, vec![value]) };
-        self.send_command(COMMAND_CHUNKS, 0, &answer);
+        self.link.send_command(COMMAND_CHUNKS, 0, &answer);
     }
 
     fn status(&mut self, stream_id: u32, level: &str, code: &str, description: &str) {
         let command = Command::new("onStatus", 0.0, vec![status_object(level, code, description)]);
-        self.send_command(STATUS_CHUNKS, stream_id, &command);
-    }
-
-    fn send_control(&mut self, event: UserControl) {
-        self.send(CONTROL_CHUNKS, kind::USER_CONTROL, 0, &event.payload());
-    }
-
-    fn send_command(&mut self, chunk_stream: u8, stream_id: u32, command: &Command) {
-        self.send(chunk_stream, kind::COMMAND, stream_id, &command.payload());
-    }
-
-    fn send(&mut self, chunk_stream: u8, kind: u8, stream_id: u32, payload: &[u8]) {
-        self.writer.write(chunk_stream, 0, kind, stream_id, payload, &mut self.output);
+        self.link.send_command(STATUS_CHUNKS, stream_id, &command);
     }
 }
 
