@@ -118,7 +118,7 @@ pub struct Notification {
 }
 
 /// A notification that is to be published.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewNotification {
     /// See [`Notification::kind`].
     pub kind: NotificationType,

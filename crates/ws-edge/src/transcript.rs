@@ -127,6 +127,7 @@ impl Story for Transcript {
                 told.extend(self.update(edge, changed));
             }
             Event::SessionEnded => edge.sessions.ended(&self.session),
+            Event::Notification { .. } | Event::NotificationChanged(_) | Event::Message(_) | Event::App(_) => {}
         }
         None
     }
