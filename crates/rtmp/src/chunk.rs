@@ -137,7 +137,7 @@ pub struct ChunkReader {
     /// Bytes that looked like a repeated timestamp and were none; they are read again before what follows them.
     held: Vec<u8>,
     pending_bytes: usize,
-    skipped_bytes: u64,
+    skipped_video_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -194,13 +194,13 @@ impl ChunkReader {
             state: State::START,
             held: Vec::new(),
             pending_bytes: 0,
-            skipped_bytes: 0,
+            skipped_video_bytes: 0,
         }
     }
 
-    /// Bytes of messages that were not kept: video, and types nobody knows.
-    pub const fn skipped_bytes(&self) -> u64 {
-        self.skipped_bytes
+    /// Bytes of video that were counted and not kept.
+    pub const fn skipped_video_bytes(&self) -> u64 {
+        self.skipped_video_bytes
     }
 
     /// Takes bytes from `input` until a message is whole; None when all are taken.
@@ -269,7 +269,8 @@ impl ChunkReader {
                         }
                         payload.extend_from_slice(bytes);
                     }
-                    None => self.skipped_bytes += u64::from(count),
+                    None if stream.kind == kind::VIDEO => self.skipped_video_bytes += u64::from(count),
+                    None => {}
                 }
                 if !chunk_ends {
                     return Ok(None);

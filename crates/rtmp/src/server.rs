@@ -127,7 +127,11 @@ impl ServerSession {
                 None => self.aggregate = None,
             }
         }
-        Ok(self.link.reader.read(input)?)
+        let message = self.link.reader.read(input)?;
+        if self.phase == Phase::Idle && self.skipped_video_bytes() > 0 {
+            return Err(SessionError::NotPublishing);
+        }
+        Ok(message)
     }
 
     fn handle(&mut self, message: &ChunkMessage) -> Result<Option<Event>, SessionError> {
@@ -340,9 +344,9 @@ impl ServerSession {
         self.link.received_bytes()
     }
 
-    /// Bytes of video and of unknown messages that were counted and not kept.
-    pub const fn skipped_bytes(&self) -> u64 {
-        self.link.reader.skipped_bytes()
+    /// Bytes of video that were counted and not kept.
+    pub const fn skipped_video_bytes(&self) -> u64 {
+        self.link.reader.skipped_video_bytes()
     }
 
     /// What is to be sent to the peer.
