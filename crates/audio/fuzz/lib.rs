@@ -1,6 +1,6 @@
 //! What must hold for any bytes: no panic, bounded output, and the same samples however the bytes are cut.
 
-use audio::{DECODED_SAMPLES_PER_PUSH_MAX, Decoder, Encoding, Format};
+use audio::{DECODED_SAMPLES_PER_PUSH_MAX, Decoder, Encoding, Format, PacketDecoder, Packets};
 
 fn decode<'a>(format: Format, messages: impl Iterator<Item = &'a [u8]>) -> (Vec<i16>, bool) {
     let (mut decoder, mut out) = (Decoder::new(format), Vec::new());
@@ -40,4 +40,35 @@ pub fn check(encoding: Encoding, data: &[u8]) {
     if !whole_refused && !pieces_refused && !restarts {
         assert_eq!(whole, pieces);
     }
+}
+
+/// A byte for the kind, then parts with their length in front (two bytes): the header and the packets.
+pub fn check_packets(data: &[u8]) {
+    forgive_codecs();
+    let Some((&kind, mut rest)) = data.split_first() else { return };
+    let mut parts = std::iter::from_fn(|| {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (part, later) = after.split_at(usize::from(u16::from_be_bytes(*length)).min(after.len()));
+        rest = later;
+        Some(part)
+    });
+    let head = parts.next().unwrap_or_default();
+    let raw = |encoding| Format::new(encoding, 8_000, 2).map(Packets::Raw);
+    let kind = match kind % 8 {
+        0 | 1 => Packets::Aac(head),
+        2 => Packets::Mp3,
+        3 => Packets::Opus(Some(head)),
+        4 => Packets::Opus(None),
+        5 => Packets::Flac(head),
+        6 => raw(Encoding::Alaw).unwrap_or(Packets::Mp3),
+        _ => raw(Encoding::PcmS16le).unwrap_or(Packets::Mp3),
+    };
+    let Ok(mut decoder) = PacketDecoder::new(kind) else { return };
+    let mut out = Vec::new();
+    for packet in parts {
+        out.clear();
+        let _ = decoder.push(packet, &mut out);
+        assert!(out.len() <= DECODED_SAMPLES_PER_PUSH_MAX + 2 * 65_536, "{} samples", out.len());
+    }
+    let _ = decoder.flush(&mut out);
 }

@@ -10,3 +10,7 @@ for pair in webm:live.webm webm:plain.webm webm:recorder.webm ogg:speech.ogg ogg
         { printf '\100'; head -c 20000 "../tests/fixtures/$file"; } >"corpus/$into/$file"
     done
 done
+mkdir -p corpus/packets
+for pair in 0:aac44k 0:aac24k 2:mp3 3:opus 5:flac; do
+    { printf "\\00${pair%%:*}"; cat "../tests/fixtures/${pair##*:}.packets"; } >"corpus/packets/${pair##*:}"
+done

@@ -4,12 +4,12 @@ use symphonia::{
     core::{
         codecs::audio::{
             AudioCodecParameters, AudioDecoder,
-            well_known::{CODEC_ID_FLAC, CODEC_ID_MP3},
+            well_known::{CODEC_ID_AAC, CODEC_ID_FLAC, CODEC_ID_MP3},
         },
         packet::PacketRef,
         units::{Duration, Timestamp},
     },
-    default::codecs::{FlacDecoder, MpaDecoder},
+    default::codecs::{AacDecoder, FlacDecoder, MpaDecoder},
 };
 
 use crate::{AudioError, Encoding, sink::Sink};
@@ -26,7 +26,7 @@ pub(crate) enum Heard {
     Nothing,
 }
 
-/// A packet decoder of FLAC or MP3.
+/// A packet decoder of AAC, FLAC or MP3.
 pub(crate) struct Codec {
     encoding: Encoding,
     decoder: Box<dyn AudioDecoder>,
@@ -43,6 +43,16 @@ impl Codec {
             AudioError::Malformed { encoding: Encoding::Flac, what: "its stream information is wrong" }
         })?;
         Ok(Self::of(Encoding::Flac, Box::new(decoder)))
+    }
+
+    /// `config` is an AudioSpecificConfig of AAC-LC.
+    pub(crate) fn aac(config: &[u8]) -> Result<Self, AudioError> {
+        let mut parameters = AudioCodecParameters::new();
+        parameters.for_codec(CODEC_ID_AAC).with_extra_data(config.into());
+        let decoder = AacDecoder::try_new(&parameters, &Default::default()).map_err(|_| {
+            AudioError::Malformed { encoding: Encoding::Aac, what: "its configuration is wrong" }
+        })?;
+        Ok(Self::of(Encoding::Aac, Box::new(decoder)))
     }
 
     pub(crate) fn mp3() -> Result<Self, AudioError> {

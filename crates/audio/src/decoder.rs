@@ -118,6 +118,7 @@ impl std::fmt::Debug for Decoder {
 fn begin(format: Format) -> State {
     match format.encoding {
         Encoding::Auto => State::Sniffing(Vec::new()),
+        Encoding::Aac => State::Failed(AudioError::Unsupported("AAC without its configuration")),
         encoding => open(encoding, format),
     }
 }

@@ -38,6 +38,8 @@ pub enum Encoding {
     Flac,
     /// MPEG audio layer III (ISO 11172-3, 13818-3), MPEG 1, 2 and 2.5.
     Mp3,
+    /// AAC access units (ISO 14496-3); only as [`crate::Packets`].
+    Aac,
     /// A container, told by its first bytes; otherwise [`Encoding::PcmS16le`].
     Auto,
 }
@@ -56,6 +58,7 @@ impl Encoding {
             Self::Wav => "wav",
             Self::Flac => "flac",
             Self::Mp3 => "mp3",
+            Self::Aac => "aac",
             Self::Auto => "auto",
         }
     }

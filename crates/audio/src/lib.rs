@@ -19,6 +19,7 @@
 mod decoder;
 mod error;
 mod format;
+mod packets;
 mod sniff;
 
 mod window;
@@ -29,6 +30,7 @@ mod ogg;
 mod wav;
 mod webm;
 
+mod aac;
 mod codec;
 mod opus;
 mod pcm;
@@ -43,4 +45,5 @@ const CHECKSUMS_IGNORED: bool = cfg!(fuzzing);
 pub use decoder::{Decoder, MESSAGE_BYTES_MAX};
 pub use error::AudioError;
 pub use format::{CHANNELS_MAX, DEFAULT_FORMAT, Encoding, Format, SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN};
+pub use packets::{PacketDecoder, Packets};
 pub use sink::{DECODED_SAMPLES_PER_PUSH_MAX, SOURCE_SAMPLES_PER_PUSH_MAX};

@@ -16,11 +16,19 @@ pub(crate) struct Sink {
     out: Vec<i16>,
     source_samples: usize,
     out_before: usize,
+    concealed: u64,
 }
 
 impl Sink {
     pub(crate) const fn new() -> Self {
-        Self { resampler: None, mono: Vec::new(), out: Vec::new(), source_samples: 0, out_before: 0 }
+        Self {
+            resampler: None,
+            mono: Vec::new(),
+            out: Vec::new(),
+            source_samples: 0,
+            out_before: 0,
+            concealed: 0,
+        }
     }
 
     /// Runs one push: what is delivered within is appended to `out`, also when it ends in an error.
@@ -89,6 +97,7 @@ impl Sink {
     /// Takes `samples` of silence in the place of sound that could not be decoded, so that the clock stays right.
     pub(crate) fn silence(&mut self, rate_hz: u32, samples: usize) -> Result<(), AudioError> {
         const PIECE: [f32; 1_024] = [0.0; 1_024];
+        self.conceal();
         let mut left = samples;
         while left > 0 {
             let piece = PIECE.get(..left).unwrap_or(&PIECE);
@@ -96,6 +105,16 @@ impl Sink {
             left -= piece.len();
         }
         Ok(())
+    }
+
+    /// Counts a packet that could not be decoded.
+    pub(crate) fn conceal(&mut self) {
+        self.concealed += 1;
+    }
+
+    /// Packets that could not be decoded.
+    pub(crate) fn concealed(&self) -> u64 {
+        self.concealed
     }
 
     /// Delivers what the resampler holds back: nothing follows, or something unrelated.

@@ -9,10 +9,12 @@ mod jwt;
 mod principal;
 mod service_key;
 mod session_token;
+mod stream_key;
 mod user_token;
 
 pub use claims::SessionClaims;
 pub use principal::{Principal, Scope};
 pub use service_key::ServiceKeys;
 pub use session_token::{AuthError, SessionTokens, TOKEN_BYTES_MAX};
+pub use stream_key::{StreamKey, stream_key_sha256};
 pub use user_token::{User, UserClaims, UserTokenError, UserTokens, user_secrets};

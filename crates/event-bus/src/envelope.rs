@@ -5,8 +5,9 @@
 //! meaning is a new `kind`: readers skip both, counted, since processes of two releases run while one is rolled out.
 
 use model::{
-    Caption, Final, Identity, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
-    StreamStatus, Timestamp, Topic, UtteranceId, Word,
+    AppEvent, Caption, Change, Final, Identity, JsonObject, Message, Notification, NotificationChange,
+    Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic,
+    Unread, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,8 +21,13 @@ const PARTIAL: &str = "partial";
 const FINAL: &str = "final";
 const STATUS: &str = "status";
 const SESSION_ENDED: &str = "session_ended";
+const NOTIFICATION: &str = "notification";
+const NOTIFICATION_CHANGED: &str = "notification_changed";
+const MESSAGE: &str = "message";
+const APP: &str = "app";
 
-pub(crate) const KINDS: [&str; 4] = [PARTIAL, FINAL, STATUS, SESSION_ENDED];
+pub(crate) const KINDS: [&str; 8] =
+    [PARTIAL, FINAL, STATUS, SESSION_ENDED, NOTIFICATION, NOTIFICATION_CHANGED, MESSAGE, APP];
 
 /// Why a message was skipped; its label in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,12 +122,38 @@ struct StatusPayload {
 #[derive(Serialize, Deserialize)]
 struct SessionEndedPayload {}
 
+/// The sequence is that of the envelope.
+#[derive(Serialize, Deserialize)]
+struct NotificationPayload {
+    notification: Notification,
+    unread: u64,
+}
+
+/// The sequence is that of the envelope.
+#[derive(Serialize, Deserialize)]
+struct ChangePayload {
+    user: UserId,
+    change: Change,
+    unread: u64,
+    at: Timestamp,
+}
+
+/// The event as it is; what another back end published has no sequence and is not passed on.
+#[derive(Serialize, Deserialize)]
+struct AppPayload {
+    event: JsonObject,
+}
+
 pub(crate) fn kind(event: &Event) -> &'static str {
     match event {
         Event::Caption(Caption::Partial(_)) => PARTIAL,
         Event::Caption(Caption::Final(_)) => FINAL,
         Event::Status(_) => STATUS,
         Event::SessionEnded => SESSION_ENDED,
+        Event::Notification { .. } => NOTIFICATION,
+        Event::NotificationChanged(_) => NOTIFICATION_CHANGED,
+        Event::Message(_) => MESSAGE,
+        Event::App(_) => APP,
     }
 }
 
@@ -147,6 +179,23 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u
             },
         ),
         Event::SessionEnded => seal(origin, topic, None, kind, SessionEndedPayload {}),
+        Event::Notification { notification, unread } => {
+            let payload = NotificationPayload { notification: notification.clone(), unread: unread.count };
+            seal(origin, topic, Some(notification.sequence), kind, payload)
+        }
+        Event::NotificationChanged(changed) => {
+            let payload = ChangePayload {
+                user: changed.user.clone(),
+                change: changed.change.clone(),
+                unread: changed.unread.count,
+                at: changed.at,
+            };
+            seal(origin, topic, Some(changed.unread.version), kind, payload)
+        }
+        Event::Message(message) => seal(origin, topic, Some(message.sequence), kind, message),
+        Event::App(AppEvent { sequence, payload }) => {
+            seal(origin, topic, *sequence, kind, AppPayload { event: payload.clone() })
+        }
     };
     // Only a map with keys that are no text could fail, and there is none.
     encoded.map_err(|error| BusError::Unavailable(format!("the event cannot be encoded: {error}")))
@@ -183,6 +232,32 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
             Event::Status(StreamStatus { session, stream, state, at })
         }
         SESSION_ENDED => Event::SessionEnded,
+        NOTIFICATION => {
+            let version = sequence.ok_or(Unreadable::Malformed)?;
+            let NotificationPayload { notification, unread: count } = read(payload)?;
+            Event::Notification {
+                notification: Notification { sequence: version, ..notification },
+                unread: Unread { count, version },
+            }
+        }
+        NOTIFICATION_CHANGED => {
+            let version = sequence.ok_or(Unreadable::Malformed)?;
+            let ChangePayload { user, change, unread: count, at } = read(payload)?;
+            Event::NotificationChanged(NotificationChange {
+                user,
+                change,
+                unread: Unread { count, version },
+                at,
+            })
+        }
+        MESSAGE => {
+            let message: Message = read(payload)?;
+            Event::Message(Message { sequence: sequence.ok_or(Unreadable::Malformed)?, ..message })
+        }
+        APP => {
+            let AppPayload { event } = read(payload)?;
+            Event::App(AppEvent { sequence, payload: event })
+        }
         _ => return Err(Unreadable::Kind),
     };
     Ok((topic, event))
@@ -292,12 +367,60 @@ mod tests {
             at: Timestamp(6),
         };
         let status = StreamStatus { session, stream, state: StreamState::Ready, at: Timestamp(1) };
-        vec![
+        let user: UserId = "u1".parse().unwrap();
+        let ids = vec![model::NotificationId(Uuid::from_u128(6))];
+        let metadata = JsonObject::parse(r#"{"postId":"7"}"#, 100).unwrap();
+        let version = Sequence(12);
+        let notification = Notification {
+            id: model::NotificationId(Uuid::from_u128(5)),
+            user: user.clone(),
+            sequence: version,
+            kind: "LIKE_POST".parse().unwrap(),
+            title: "A \"like\"".to_owned(),
+            message: String::new(),
+            metadata: Some(metadata.clone()),
+            priority: model::Priority::High,
+            is_read: false,
+            is_archived: false,
+            created_at: Timestamp(9),
+            expires_at: Some(Timestamp(10)),
+            collapse_key: Some("likes".to_owned()),
+            replaces: ids.clone(),
+        };
+        let changes = [Change::Read(ids.clone()), Change::AllRead, Change::Cleared(3), Change::Expired(ids)];
+        let changes = changes.map(|change| {
+            let unread = Unread { count: 1, version };
+            let change = NotificationChange { user: user.clone(), change, unread, at: Timestamp(4) };
+            Event::NotificationChanged(change)
+        });
+        let message = Message {
+            id: model::MessageId(Uuid::from_u128(8)),
+            room: "r".parse().unwrap(),
+            sequence: version,
+            position: Sequence(11),
+            author: user,
+            client_message_id: Some("c".to_owned()),
+            text: "hi".to_owned(),
+            metadata: None,
+            created_at: Timestamp(1),
+            edited_at: Some(Timestamp(2)),
+            deleted_at: None,
+        };
+        let unread = Unread { count: 2, version };
+        let mut events = vec![
+            Event::Notification { notification, unread },
+            Event::Message(message),
+            Event::App(AppEvent { sequence: Some(version), payload: metadata.clone() }),
+            Event::App(AppEvent { sequence: None, payload: metadata }),
+        ];
+        events.extend(changes);
+        events.extend([
             Event::Caption(Caption::Partial(partial)),
             Event::Caption(Caption::Final(segment)),
             Event::Status(status),
             Event::SessionEnded,
-        ]
+        ]);
+        events
     }
 
     #[test]

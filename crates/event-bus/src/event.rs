@@ -1,4 +1,4 @@
-use model::{Caption, StreamStatus};
+use model::{AppEvent, Caption, Message, Notification, NotificationChange, StreamStatus, Unread};
 
 /// What followers of a topic are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,4 +9,17 @@ pub enum Event {
     Status(StreamStatus),
     /// The session has ended; the topic says which.
     SessionEnded,
+    /// Something new is in an inbox.
+    Notification {
+        /// What it is.
+        notification: Notification,
+        /// What is unread with it; its version is the notification's sequence.
+        unread: Unread,
+    },
+    /// An inbox is different otherwise.
+    NotificationChanged(NotificationChange),
+    /// Something was said, changed or taken back in a room.
+    Message(Message),
+    /// An application told the topic something, through us or straight through Redis.
+    App(AppEvent),
 }

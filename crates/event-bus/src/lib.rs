@@ -8,7 +8,10 @@ mod channels;
 mod connection;
 mod envelope;
 mod event;
+mod others;
+mod presence;
 mod publisher;
+mod state;
 mod subscriber;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +21,8 @@ use settings::{Reader, Secret};
 
 pub use channels::DEFAULT_PREFIX;
 pub use event::Event;
+pub use others::DEFAULT_OTHERS_PREFIX;
+pub use presence::{PRESENCE_INTERVAL, PRESENCE_LIFE};
 pub use publisher::{PUBLISH_FAILED_TOTAL, PUBLISHED_TOTAL};
 pub use subscriber::{
     CONNECTIONS_LOST_TOTAL, GAPS_TOTAL, IGNORED_TOTAL, QUEUE_EVENTS_MAX, Received, Subscriber,
@@ -36,17 +41,25 @@ pub struct BusSettings {
     pub url: Secret,
     /// Begins every channel name, so that several installations can share one Redis; [`DEFAULT_PREFIX`] otherwise.
     pub prefix: String,
+    /// Begins the channels in which other back ends publish and listen; `None` when there are none.
+    pub others: Option<String>,
 }
 
 impl BusSettings {
-    /// Reads `REDIS_URL` (default `redis://127.0.0.1:6379`) and `REDIS_PREFIX` (default [`DEFAULT_PREFIX`]).
+    /// Reads `REDIS_URL` (default `redis://127.0.0.1:6379`), `REDIS_PREFIX` (default [`DEFAULT_PREFIX`]) and
+    /// `REDIS_WS_PREFIX` (default [`DEFAULT_OTHERS_PREFIX`]; `off` when no other back end shares this Redis).
     pub fn read(reader: &mut Reader) -> Self {
         let url =
             reader.or("REDIS_URL", Secret::from("redis://127.0.0.1:6379"), "redis://host:port/database");
         if connection::client(&url).is_err() {
             reader.problem("REDIS_URL", "expected redis://user:password@host:port/database");
         }
-        Self { url, prefix: reader.text("REDIS_PREFIX").unwrap_or_else(|| DEFAULT_PREFIX.to_owned()) }
+        let prefix = reader.text("REDIS_PREFIX").unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+        let others = reader.text("REDIS_WS_PREFIX").unwrap_or_else(|| DEFAULT_OTHERS_PREFIX.to_owned());
+        if others == prefix || others == format!("{prefix}:") {
+            reader.problem("REDIS_WS_PREFIX", "expected another prefix than REDIS_PREFIX");
+        }
+        Self { url, prefix, others: Some(others).filter(|others| others != "off") }
     }
 }
 
@@ -89,17 +102,17 @@ impl EventBus {
         Ok(Self {
             publisher: Arc::new(Publisher::new(client.clone())),
             client,
-            channels: Channels::new(&settings.prefix),
+            channels: Channels::new(&settings.prefix, settings.others.as_deref()),
         })
     }
 
-    /// Tells everybody who is subscribed to `topic` now. Waits at most [`PUBLISH_LIMIT`], and not at all while a
-    /// connection attempt has just failed.
+    /// Tells everybody who is subscribed to `topic` now, and other back ends when it is a topic of theirs. Waits at
+    /// most [`PUBLISH_LIMIT`], and not at all while a connection attempt has just failed.
     ///
     /// # Errors
     /// [`BusError::Unavailable`]; the event may have been delivered even so.
     pub async fn publish(&self, topic: &Topic, event: &Event) -> Result<(), BusError> {
-        self.publisher.publish(&self.channels.of(topic), topic, event).await
+        self.publisher.publish(&self.channels, topic, event).await
     }
 
     /// Whether Redis answers within [`PUBLISH_LIMIT`]; for readiness.
@@ -112,7 +125,12 @@ impl EventBus {
 
     /// A listener with a connection of its own, subscribed to nothing.
     pub fn subscriber(&self) -> Subscriber {
-        Subscriber::new(self.client.clone(), self.channels.clone())
+        Subscriber::new(self.client.clone(), self.channels.clone(), false)
+    }
+
+    /// The same, which also hears what other back ends publish in the topics that it is subscribed to.
+    pub fn subscriber_with_others(&self) -> Subscriber {
+        Subscriber::new(self.client.clone(), self.channels.clone(), true)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use model::Topic;
-use redis::{Client, Cmd, PushInfo, aio::MultiplexedConnection, aio::SendError};
+use redis::{Client, Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection, aio::SendError};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     BusError, Event, PUBLISH_LIMIT,
+    channels::Channels,
     connection::{open, unavailable},
-    envelope,
+    envelope, others,
 };
 
 /// Counts published events by `kind`.
@@ -53,24 +54,50 @@ impl Publisher {
         Self { client, origin: Uuid::new_v4(), link: Mutex::default() }
     }
 
-    pub(crate) async fn publish(&self, channel: &str, topic: &Topic, event: &Event) -> Result<(), BusError> {
+    /// What this process is called in what it writes.
+    pub(crate) fn origin(&self) -> Uuid {
+        self.origin
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        channels: &Channels,
+        topic: &Topic,
+        event: &Event,
+    ) -> Result<(), BusError> {
         let kind = envelope::kind(event);
         let message = envelope::encode(self.origin, topic, event)?;
-        let outcome = self.send(Cmd::publish(channel, message)).await;
+        let mut commands = vec![Cmd::publish(channels.of(topic), message)];
+        if let Some((key, messages)) = others::encode(self.origin, topic, event)
+            && let Some(channel) = channels.of_others(&key)
+        {
+            commands.extend(messages.into_iter().map(|message| Cmd::publish(&channel, message)));
+        }
+        let outcome = self.send(commands).await;
         let counter = if outcome.is_ok() { PUBLISHED_TOTAL } else { PUBLISH_FAILED_TOTAL };
         metrics::counter!(counter, "kind" => kind).increment(1);
-        outcome
+        outcome.map(drop)
     }
 
     pub(crate) async fn ping(&self) -> Result<(), BusError> {
-        self.send(redis::cmd("PING")).await
+        self.send(vec![redis::cmd("PING")]).await.map(drop)
     }
 
-    async fn send(&self, command: Cmd) -> Result<(), BusError> {
+    /// Sends commands in one go and waits for the answer to each.
+    pub(crate) async fn send(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, BusError> {
+        let count = commands.len();
+        let mut pipeline = Pipeline::with_capacity(count);
+        for command in commands {
+            pipeline.add_command(command);
+        }
         timeout(PUBLISH_LIMIT, async {
             let (mut connection, generation) = self.connection().await?;
-            match connection.send_packed_command(&command).await {
-                Ok(answer) => answer.extract_error().map(drop).map_err(unavailable),
+            match connection.send_packed_commands(&pipeline, 0, count).await {
+                Ok(answers) => {
+                    let answers =
+                        answers.into_iter().map(|answer| answer.extract_error().map_err(unavailable));
+                    answers.collect()
+                }
                 Err(error) => {
                     // After a broken pipe as after a missing answer: nothing on this connection can be trusted.
                     let mut link = self.link.lock().await;

@@ -21,6 +21,7 @@ use crate::{
     channels::Channels,
     connection::{open, unavailable},
     envelope::{self, Unreadable},
+    others,
 };
 
 /// Events that wait for [`Subscriber::recv`], about 2 MB. When more come they are all dropped and become one
@@ -86,6 +87,8 @@ pub struct Subscriber {
     client: Client,
     channels: Channels,
     topics: HashSet<Topic>,
+    /// Whether other back ends are heard, too.
+    others: bool,
     /// What the connection has not been told yet.
     changes: Vec<Change>,
     link: Link,
@@ -104,6 +107,7 @@ enum Link {
 enum Change {
     Subscribe(String),
     Unsubscribe(String),
+    SubscribePattern(String),
 }
 
 struct Connection {
@@ -115,17 +119,19 @@ struct Connection {
 }
 
 impl Subscriber {
-    pub(crate) fn new(client: Client, channels: Channels) -> Self {
-        let link = Link::Pending(connect(client.clone(), Duration::ZERO, Vec::new()).boxed());
-        Self {
+    pub(crate) fn new(client: Client, channels: Channels, others: bool) -> Self {
+        let mut subscriber = Self {
             client,
             channels,
             topics: HashSet::new(),
+            others,
             changes: Vec::new(),
-            link,
+            link: Link::Pending(futures_util::future::pending().boxed()),
             failures: 0,
             gap_owed: false,
-        }
+        };
+        subscriber.connect_after(Duration::ZERO);
+        subscriber
     }
 
     /// Adds a topic. Returns once Redis has confirmed it, so that whatever is published from here on arrives; or at
@@ -168,7 +174,7 @@ impl Subscriber {
             };
             match push {
                 Some(push) => {
-                    if let Some((topic, event)) = read(&push)
+                    if let Some((topic, event)) = read(&push, &self.channels)
                         && self.topics.contains(&topic)
                     {
                         return Received::Event { topic, event };
@@ -224,8 +230,15 @@ impl Subscriber {
         let pause = first.saturating_mul(2_u32.saturating_pow(self.failures)).min(last);
         self.failures = self.failures.saturating_add(1);
         self.gap_owed |= !self.topics.is_empty();
+        self.connect_after(pause);
+    }
+
+    /// Begins to connect, and to subscribe to all there is.
+    fn connect_after(&mut self, pause: Duration) {
         self.changes.clear();
-        let changes = self.topics.iter().map(|topic| Change::Subscribe(self.channels.of(topic))).collect();
+        let pattern = self.channels.pattern_of_others().filter(|_| self.others);
+        let topics = self.topics.iter().map(|topic| Change::Subscribe(self.channels.of(topic)));
+        let changes = pattern.map(Change::SubscribePattern).into_iter().chain(topics).collect();
         self.link = Link::Pending(connect(self.client.clone(), pause, changes).boxed());
     }
 }
@@ -239,8 +252,10 @@ async fn connect(client: Client, pause: Duration, changes: Vec<Change>) -> Resul
         let (overflowed, ended) = (overflowed.clone(), ended.clone());
         move |push: PushInfo| {
             match push.kind {
-                PushKind::Message if queue.try_send(push).is_err() => {
-                    overflowed.store(true, Ordering::Relaxed)
+                PushKind::Message | PushKind::PMessage => {
+                    if queue.try_send(push).is_err() {
+                        overflowed.store(true, Ordering::Relaxed);
+                    }
                 }
                 PushKind::Disconnection => ended.notify_one(),
                 _ => {}
@@ -273,6 +288,7 @@ async fn apply(mut connection: Connection, changes: Vec<Change>) -> Result<Conne
         let names: Vec<&str> = run.iter().map(Change::channel).collect();
         let told = match run.first() {
             Some(Change::Subscribe(_)) => connection.redis.subscribe(names).await,
+            Some(Change::SubscribePattern(_)) => connection.redis.psubscribe(names).await,
             _ => connection.redis.unsubscribe(names).await,
         };
         told.map_err(unavailable)?;
@@ -282,18 +298,21 @@ async fn apply(mut connection: Connection, changes: Vec<Change>) -> Result<Conne
 
 impl Change {
     fn channel(&self) -> &str {
-        let (Self::Subscribe(channel) | Self::Unsubscribe(channel)) = self;
+        let (Self::Subscribe(channel) | Self::Unsubscribe(channel) | Self::SubscribePattern(channel)) = self;
         channel
     }
 }
 
-fn read(push: &PushInfo) -> Option<(Topic, Event)> {
-    let [_channel, Value::BulkString(message)] = push.data.as_slice() else { return None };
-    match envelope::decode(message) {
-        Ok(event) => Some(event),
-        Err(why) => {
-            metrics::counter!(IGNORED_TOTAL, "reason" => why.label()).increment(1);
-            None
+fn read(push: &PushInfo, channels: &Channels) -> Option<(Topic, Event)> {
+    let heard = match push.data.as_slice() {
+        [_channel, Value::BulkString(message)] => envelope::decode(message).map(Some),
+        [_pattern, Value::BulkString(channel), Value::BulkString(message)] => {
+            others::decode(channels.key_of_others(channel)?, message)
         }
-    }
+        _ => return None,
+    };
+    heard.unwrap_or_else(|why| {
+        metrics::counter!(IGNORED_TOTAL, "reason" => why.label()).increment(1);
+        None
+    })
 }

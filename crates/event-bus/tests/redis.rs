@@ -1,11 +1,13 @@
 //! Against a real Redis: `PARLEY_TEST_REDIS_URL`, and private servers to kill.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use event_bus::{BusError, BusSettings, Event, EventBus, Received, Subscriber};
 use futures_util::FutureExt;
 use model::{
-    Caption, FaultKind, Partial, Samples, Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic,
-    UtteranceId,
+    AppEvent, Caption, FaultKind, JsonObject, Partial, Samples, Sequence, Speaker, StreamId, StreamState,
+    StreamStatus, Timestamp, Topic, UtteranceId,
 };
 use testkit::{
     Cable, PATIENCE, RedisServer, eventually, host, redis_prefix, redis_settings, redis_url, with_address,
@@ -17,7 +19,7 @@ fn bus() -> EventBus {
 }
 
 fn bus_at(url: settings::Secret) -> EventBus {
-    EventBus::connect(&BusSettings { url, prefix: redis_prefix() }).unwrap()
+    EventBus::connect(&BusSettings { url, prefix: redis_prefix(), others: None }).unwrap()
 }
 
 fn topic(session: &str) -> Topic {
@@ -226,8 +228,71 @@ async fn messages_of_others_are_skipped() {
 
 #[test]
 fn an_address_that_is_none_is_refused_without_repeating_it() {
-    let settings = BusSettings { url: "redis:/hunter2".into(), prefix: "p".to_owned() };
+    let settings = BusSettings { url: "redis:/hunter2".into(), prefix: "p".to_owned(), others: None };
     let error = EventBus::connect(&settings).err().unwrap();
     assert_eq!(error, BusError::Address);
     assert!(!error.to_string().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn other_back_ends_are_heard_and_told_without_an_echo() {
+    let settings = redis_settings();
+    let bus = EventBus::connect(&settings).unwrap();
+    let others = settings.others.unwrap();
+    let client = redis::Client::open(redis_url().expose()).unwrap();
+    let mut them = client.get_multiplexed_async_connection().await.unwrap();
+    let mut they_hear = client.get_async_pubsub().await.unwrap();
+    they_hear.psubscribe(format!("{others}*")).await.unwrap();
+
+    let post: Topic = "post:1".parse().unwrap();
+    let mut subscriber = bus.subscriber_with_others();
+    subscriber.subscribe(&post).await;
+    let mut ours_only = bus.subscriber();
+    ours_only.subscribe(&post).await;
+
+    let event = |sequence: Option<u64>, likes: u32| {
+        let text = format!(r#"{{"likesCount":{likes},"postId":"1","type":"post_liked"}}"#);
+        let payload = JsonObject::parse(&text, 1000).unwrap();
+        Event::App(AppEvent { sequence: sequence.map(Sequence), payload })
+    };
+    // Theirs, in both spellings, then ours, which comes once; another post's is another's.
+    for (channel, likes) in [("post_1", 1), ("post:1", 2), ("post_10", 3), ("post_1", 4)] {
+        let Event::App(AppEvent { payload, .. }) = event(None, likes) else { unreachable!() };
+        let channel = format!("{others}{channel}");
+        redis::cmd("PUBLISH").arg(channel).arg(payload.as_str()).exec_async(&mut them).await.unwrap();
+    }
+    bus.publish(&post, &event(Some(7), 5)).await.unwrap();
+    bus.publish(&post, &Event::SessionEnded).await.unwrap();
+    for expected in [event(None, 1), event(None, 2), event(None, 4), event(Some(7), 5), Event::SessionEnded] {
+        assert_eq!(next(&mut subscriber).await, Received::Event { topic: post.clone(), event: expected });
+    }
+    assert_eq!(next(&mut ours_only).await, Received::Event { topic: post.clone(), event: event(Some(7), 5) });
+
+    let mut heard = Vec::new();
+    let mut messages = they_hear.on_message();
+    while heard.len() < 5 {
+        let message = timeout(PATIENCE, futures_util::StreamExt::next(&mut messages)).await.unwrap().unwrap();
+        heard.push((message.get_channel_name().to_owned(), message.get_payload::<String>().unwrap()));
+    }
+    let (channel, text) = heard.last().unwrap();
+    assert_eq!(channel, &format!("{others}post_1"));
+    let ours: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!((&ours["type"], &ours["likesCount"]), (&"post_liked".into(), &5.into()));
+}
+
+#[tokio::test]
+async fn users_are_present_while_any_edge_says_so() {
+    let settings = redis_settings();
+    let edges = [EventBus::connect(&settings).unwrap(), EventBus::connect(&settings).unwrap()];
+    let user: model::UserId = "u1".parse().unwrap();
+    let (now, later) = (Timestamp(1_000_000), Timestamp(1_020_000));
+    let present = async |at| edges[0].is_present(&user, at).await.unwrap();
+    assert!(!present(now).await);
+    edges[0].mark_present(std::slice::from_ref(&user), now).await.unwrap();
+    edges[1].mark_present(std::slice::from_ref(&user), later).await.unwrap();
+    edges[0].mark_absent(&user).await.unwrap();
+    assert!(present(later).await, "the other edge still has a connection");
+    assert!(!present(later.after(event_bus::PRESENCE_LIFE + Duration::from_millis(1))).await);
+    edges[1].mark_absent(&user).await.unwrap();
+    assert!(!present(later).await);
 }

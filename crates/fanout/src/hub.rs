@@ -18,7 +18,7 @@ struct Counts {
     too_slow: AtomicU64,
 }
 
-type Followers<I> = Arc<[(u64, Arc<Queue<I>>)]>;
+type Followers<I> = Arc<Vec<(u64, Arc<Queue<I>>)>>;
 
 /// Who follows which topic. Clones are the same hub.
 pub struct Hub<T, I: Item> {
@@ -26,7 +26,7 @@ pub struct Hub<T, I: Item> {
 }
 
 struct Inner<T, I: Item> {
-    // Offers read a snapshot without holding the lock over the loop; joins and leaves replace it.
+    // Offers read a snapshot without holding the lock over the loop; joins and leaves copy what such a snapshot holds.
     topics: Mutex<HashMap<T, Followers<I>>>,
     next_id: AtomicU64,
     capacity: usize,
@@ -51,14 +51,18 @@ impl<T: Clone + Eq + Hash, I: Item> Hub<T, I> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Joins a topic: everything that is offered from now on arrives.
-    pub fn follow(&self, topic: T) -> Follower<T, I> {
+    /// A place in no topic yet.
+    pub fn follower(&self) -> Follower<T, I> {
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let queue = Arc::new(Queue::new(self.inner.capacity));
-        let mut topics = self.inner.lock();
-        let followers = topics.entry(topic.clone()).or_insert_with(|| Arc::new([]));
-        *followers = followers.iter().cloned().chain([(id, queue.clone())]).collect();
-        Follower { inner: self.inner.clone(), topic, id, queue }
+        Follower { inner: self.inner.clone(), topics: Vec::new(), id, queue }
+    }
+
+    /// A place in one topic: everything that is offered from now on arrives.
+    pub fn follow(&self, topic: T) -> Follower<T, I> {
+        let mut follower = self.follower();
+        follower.join(topic);
+        follower
     }
 
     /// Hands an item to every follower of `topic`; returns how many there are. Never waits.
@@ -104,21 +108,58 @@ impl<T: Clone + Eq + Hash, I: Item> Hub<T, I> {
     }
 }
 
+impl<T: Eq + Hash, I: Item> Inner<T, I> {
+    fn leave(&self, topic: &T, id: u64) {
+        let mut topics = self.lock();
+        let Some(followers) = topics.get_mut(topic) else { return };
+        Arc::make_mut(followers).retain(|(follower, _)| *follower != id);
+        if followers.is_empty() {
+            topics.remove(topic);
+        }
+    }
+}
+
 impl<T, I: Item> Inner<T, I> {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<T, Followers<I>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place in a topic. Leaves it when dropped.
+/// A place in any number of topics, with one queue for all of them. Leaves them when dropped.
 pub struct Follower<T: Clone + Eq + Hash, I: Item> {
     inner: Arc<Inner<T, I>>,
-    topic: T,
+    topics: Vec<T>,
     id: u64,
     queue: Arc<Queue<I>>,
 }
 
 impl<T: Clone + Eq + Hash, I: Item> Follower<T, I> {
+    /// Joins a topic: everything that is offered from now on arrives. False when it was joined before.
+    pub fn join(&mut self, topic: T) -> bool {
+        if self.topics.contains(&topic) {
+            return false;
+        }
+        let mut topics = self.inner.lock();
+        let followers = topics.entry(topic.clone()).or_default();
+        Arc::make_mut(followers).push((self.id, self.queue.clone()));
+        drop(topics);
+        self.topics.push(topic);
+        true
+    }
+
+    /// Leaves a topic; what it was offered before may still be waiting. False when it was not joined.
+    pub fn leave(&mut self, topic: &T) -> bool {
+        let Some(index) = self.topics.iter().position(|joined| joined == topic) else { return false };
+        let topic = self.topics.swap_remove(index);
+        self.inner.leave(&topic, self.id);
+        true
+    }
+
+    /// The topics that it follows, in no order.
+    pub fn topics(&self) -> &[T] {
+        &self.topics
+    }
+
     /// Waits for the next item. Cancel-safe.
     pub async fn take(&self) -> Taken<I> {
         self.queue.take().await
@@ -128,20 +169,12 @@ impl<T: Clone + Eq + Hash, I: Item> Follower<T, I> {
     pub fn try_take(&self) -> Option<Taken<I>> {
         self.queue.try_take()
     }
-
-    /// The topic that it follows.
-    pub fn topic(&self) -> &T {
-        &self.topic
-    }
 }
 
 impl<T: Clone + Eq + Hash, I: Item> Drop for Follower<T, I> {
     fn drop(&mut self) {
-        let mut topics = self.inner.lock();
-        let Some(followers) = topics.get_mut(&self.topic) else { return };
-        *followers = followers.iter().filter(|(id, _)| *id != self.id).cloned().collect();
-        if followers.is_empty() {
-            topics.remove(&self.topic);
+        for topic in &self.topics {
+            self.inner.leave(topic, self.id);
         }
     }
 }
@@ -196,6 +229,22 @@ mod tests {
         assert_eq!(hub.offer(&"a", &Final("y")), 1);
         drop(two);
         assert_eq!((hub.offer(&"a", &Final("z")), hub.followers(&"a")), (0, 0));
+    }
+
+    #[test]
+    fn one_follower_of_many_topics_has_one_queue() {
+        let hub = Hub::new(4);
+        let mut follower = hub.follower();
+        assert!(follower.join("a") && follower.join("b") && !follower.join("a"));
+        hub.offer(&"a", &Final("1"));
+        hub.offer(&"b", &Final("2"));
+        hub.offer(&"c", &Final("3"));
+        assert_eq!(drain(&follower), items(&[Final("1"), Final("2")]));
+        assert!(follower.leave(&"a") && !follower.leave(&"a"));
+        assert_eq!((hub.offer(&"a", &Final("4")), hub.offer(&"b", &Final("5"))), (0, 1));
+        assert_eq!((drain(&follower), follower.topics()), (items(&[Final("5")]), ["b"].as_slice()));
+        drop(follower);
+        assert_eq!((hub.followers(&"a"), hub.followers(&"b")), (0, 0));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum FaultKind {
     Forbidden,
     /// What was asked for does not exist.
     NotFound,
+    /// At odds with what was said before, such as another request under the same idempotency key.
+    Conflict,
     /// Full, or asked too often; the same request may succeed later.
     Overloaded,
     /// Something we depend on (Postgres, Redis, a worker, a provider) does not answer.
@@ -31,7 +33,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, for metrics that start at zero.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Caller,
         Self::BadData,
         Self::TooLarge,
@@ -39,6 +41,7 @@ impl FaultKind {
         Self::Expired,
         Self::Forbidden,
         Self::NotFound,
+        Self::Conflict,
         Self::Overloaded,
         Self::Dependency,
         Self::Defect,
@@ -52,6 +55,7 @@ impl FaultKind {
             Self::Unauthenticated | Self::Expired => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
+            Self::Conflict => 409,
             Self::Overloaded => 429,
             Self::Dependency => 503,
             Self::Defect => 500,
@@ -65,6 +69,7 @@ impl FaultKind {
             Self::Unauthenticated | Self::Expired => 16,
             Self::Forbidden => 7,
             Self::NotFound => 5,
+            Self::Conflict => 6,
             Self::Overloaded => 8,
             Self::Dependency => 14,
             Self::Defect => 13,
@@ -78,6 +83,7 @@ impl FaultKind {
             16 => Self::Unauthenticated,
             7 => Self::Forbidden,
             5 => Self::NotFound,
+            6 => Self::Conflict,
             8 => Self::Overloaded,
             1 | 4 | 10 | 14 => Self::Dependency,
             _ => Self::Defect,
@@ -87,7 +93,7 @@ impl FaultKind {
     /// WebSocket close code (RFC 6455 section 7.4; 4000 to 4999 are ours).
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::Caller | Self::Unauthenticated | Self::Forbidden | Self::NotFound => 1008,
+            Self::Caller | Self::Unauthenticated | Self::Forbidden | Self::NotFound | Self::Conflict => 1008,
             Self::BadData => 1007,
             Self::TooLarge => 1009,
             Self::Expired => 4003,
@@ -106,6 +112,7 @@ impl FaultKind {
             Self::Expired => "expired",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
             Self::Overloaded => "overloaded",
             Self::Dependency => "dependency",
             Self::Defect => "defect",

@@ -87,6 +87,65 @@ text_id!(
     IDENTITY_BYTES_MAX
 );
 
+text_id!(
+    /// What a topic other than a session or a user is about: a creator, a post.
+    SubjectId,
+    "id",
+    SLUG_BYTES_MAX
+);
+text_id!(
+    /// A room in which people chat.
+    RoomId,
+    "roomId",
+    SLUG_BYTES_MAX
+);
+
+/// Longest type of a notification, in bytes.
+pub const TYPE_BYTES_MAX: usize = 64;
+
+/// What a notification is about, in the words of the application: 1 to [`TYPE_BYTES_MAX`] ASCII letters, digits or
+/// any of `_ . : -`, so that it can be muted and filtered by without surprises.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NotificationType(String);
+
+impl NotificationType {
+    /// The type as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NotificationType {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "_.:-".contains(letter);
+        if text.is_empty() || text.len() > TYPE_BYTES_MAX || !text.chars().all(plain) {
+            return Err(InvalidId { what: "type", bytes_max: TYPE_BYTES_MAX });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for NotificationType {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<NotificationType> for String {
+    fn from(kind: NotificationType) -> String {
+        kind.0
+    }
+}
+
+impl fmt::Display for NotificationType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -117,6 +176,14 @@ uuid_id!(
     /// One source of audio in a session. Whoever opens the source makes the id. Every caption carries it, so it is
     /// no secret: who may continue a stream is a matter of its participant.
     StreamId
+);
+uuid_id!(
+    /// One notification of one user.
+    NotificationId
+);
+uuid_id!(
+    /// One message of a room.
+    MessageId
 );
 
 /// One utterance of a stream: `STREAM-NUMBER`, numbers rising from 1. Stays the same for its partials, its

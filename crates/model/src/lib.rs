@@ -1,4 +1,4 @@
-//! Nouns that the services exchange: ids, topics, captions, faults and time.
+//! Nouns that the services exchange: ids, topics, captions, notifications, faults and time.
 //!
 //! This changes when the product gains or loses an idea. It knows nothing of wires: gRPC types, client JSON
 //! and the Redis envelope are each converted from here, in one file of the crate that owns the wire.
@@ -7,6 +7,8 @@ mod caption;
 mod clock;
 mod fault;
 mod ids;
+mod json;
+pub mod notification;
 mod pcm;
 mod stream;
 mod topic;
@@ -15,8 +17,12 @@ pub use caption::{Caption, Final, Partial, Speaker, Word};
 pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{
-    IDENTITY_BYTES_MAX, Identity, InvalidId, SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, UserId,
-    UtteranceId,
+    IDENTITY_BYTES_MAX, Identity, InvalidId, MessageId, NotificationId, NotificationType, RoomId,
+    SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, SubjectId, TYPE_BYTES_MAX, UserId, UtteranceId,
+};
+pub use json::{InvalidJson, JsonObject};
+pub use notification::{
+    AppEvent, Change, Message, NewNotification, Notification, NotificationChange, Priority, Refusal, Unread,
 };
 pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
 pub use stream::{StreamState, StreamStatus};

@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidId, SessionSlug, UserId};
+use crate::{InvalidId, RoomId, SessionSlug, SubjectId, UserId};
 
 /// Position in a topic, from 1 without holes; 0 is before the first. Commit order is sequence order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// What a client follows: `session:SLUG`, `user:ID`.
+/// What a client follows: `session:SLUG`, `user:ID`, `room:ID`, `creator:ID`, `post:ID`, `feed:ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Topic {
@@ -30,6 +30,14 @@ pub enum Topic {
     Session(SessionSlug),
     /// Notifications of a user.
     User(UserId),
+    /// Messages of a room.
+    Room(RoomId),
+    /// Events about a creator, for whoever looks at them.
+    Creator(SubjectId),
+    /// Events about a post.
+    Post(SubjectId),
+    /// Events of a user's feed.
+    Feed(UserId),
 }
 
 impl fmt::Display for Topic {
@@ -37,6 +45,10 @@ impl fmt::Display for Topic {
         match self {
             Self::Session(slug) => write!(f, "session:{slug}"),
             Self::User(user) => write!(f, "user:{user}"),
+            Self::Room(room) => write!(f, "room:{room}"),
+            Self::Creator(creator) => write!(f, "creator:{creator}"),
+            Self::Post(post) => write!(f, "post:{post}"),
+            Self::Feed(user) => write!(f, "feed:{user}"),
         }
     }
 }
@@ -45,7 +57,7 @@ impl fmt::Display for Topic {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTopic {
     /// The kind before the colon is not known.
-    #[error("a topic is session:SLUG or user:ID")]
+    #[error("a topic is session:SLUG, user:ID, room:ID, creator:ID, post:ID or feed:ID")]
     Kind,
     /// The id after the colon is not one.
     #[error(transparent)]
@@ -58,6 +70,10 @@ impl FromStr for Topic {
         match text.split_once(':') {
             Some(("session", slug)) => Ok(Self::Session(slug.parse()?)),
             Some(("user", user)) => Ok(Self::User(user.parse()?)),
+            Some(("room", room)) => Ok(Self::Room(room.parse()?)),
+            Some(("creator", creator)) => Ok(Self::Creator(creator.parse()?)),
+            Some(("post", post)) => Ok(Self::Post(post.parse()?)),
+            Some(("feed", user)) => Ok(Self::Feed(user.parse()?)),
             _ => Err(InvalidTopic::Kind),
         }
     }
@@ -82,7 +98,7 @@ mod tests {
 
     #[test]
     fn topics_survive_text() {
-        for text in ["session:demo", "session:a:b", "user:42"] {
+        for text in ["session:demo", "session:a:b", "user:42", "room:r", "creator:c", "post:p_1", "feed:42"] {
             assert_eq!(text.parse::<Topic>().unwrap().to_string(), text);
         }
         assert!("demo".parse::<Topic>().is_err());

@@ -161,7 +161,8 @@ async fn rows_wait_while_redis_is_down() {
     let database = Database::scratch().await;
     let storage = database.storage();
     let mut server = RedisServer::start().await;
-    let bus = EventBus::connect(&BusSettings { url: server.url(), prefix: redis_prefix() }).unwrap();
+    let bus =
+        EventBus::connect(&BusSettings { url: server.url(), prefix: redis_prefix(), others: None }).unwrap();
     let mut follower = follow(&bus).await;
     let relay = start(&storage, &bus);
     let open = open(&storage).await;

@@ -23,6 +23,9 @@ pub enum Failure {
     /// The database.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// There is no such stream key.
+    #[error("session {0} has no stream key of this id; `parley key list` names those that it has")]
+    NoKey(model::SessionSlug),
     /// There is nothing to export.
     #[error("no captions are stored for {0}")]
     Empty(String),

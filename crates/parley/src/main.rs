@@ -1,5 +1,5 @@
-//! The command line: tokens, streaming a recording or a microphone, following a session, exporting a transcript,
-//! migrating the database.
+//! The command line: tokens, stream keys, streaming a recording or a microphone, following a session, exporting a
+//! transcript, migrating the database.
 //!
 //! This changes when what a person types does. It knows the wire only as any client does, through the documented
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
@@ -9,6 +9,7 @@ mod cues;
 mod door;
 mod export;
 mod failure;
+mod key;
 mod message;
 mod migrate;
 mod screen;
@@ -35,9 +36,10 @@ Examples:
   parley tail --session demo
   parley export --session demo --format srt --output demo.srt
   parley token --session demo --identity alice --ttl 8h
+  parley key create --session demo
 
 Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
-TRANSCRIPTION_JWT_SECRET signs tokens, DATABASE_URL is Postgres (export, migrate).
+TRANSCRIPTION_JWT_SECRET signs tokens, DATABASE_URL is Postgres (export, key, migrate).
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.";
 
@@ -52,6 +54,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Token(token::Args),
+    Key(key::Args),
     Stream(stream::Args),
     Tail(tail::Args),
     Export(export::Args),
@@ -62,6 +65,7 @@ enum Command {
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Token(args) => token::run(&args),
+        Command::Key(args) => key::run(args).await,
         Command::Stream(args) => stream::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Export(args) => export::run(args).await,

@@ -1,13 +1,16 @@
 //! The gRPC contract between services, and the uplink that carries audio over it without losing any.
 //!
-//! This changes when `proto/` or the limits of either end do. Generated types stay in [`wire`], which converts
-//! them to and from `model`; it knows nothing of encodings or engines.
+//! This changes when `proto/` or the limits of either end do. Generated types stay in [`wire`] and [`notification`],
+//! which convert them to and from `model`; it knows nothing of encodings or engines.
 
+pub mod notification;
+mod notification_client;
 mod uplink;
 mod window;
 pub mod wire;
 mod workers;
 
+pub use notification_client::{Hub, HubError, HubSettings};
 pub use uplink::{
     AudioUplink, UplinkClosed, UplinkError, UplinkEvent, UplinkEvents, WhenFull, register_metrics,
 };

@@ -1,4 +1,4 @@
-//! Postgres: sessions, streams, transcripts and the outbox. The only crate that speaks SQL.
+//! Postgres: sessions, streams, stream keys, transcripts and the outbox. The only crate that speaks SQL.
 //!
 //! This changes when what is kept, or how, changes. It must not know who asks: no sockets, no gRPC, no Redis. Times
 //! and ids are arguments, what is not found is `Ok(None)`, and every operation is over, one way or the other, within
@@ -13,6 +13,7 @@ mod error;
 mod migrations;
 mod outbox_rows;
 mod sessions;
+mod stream_keys;
 mod streams;
 mod transcripts;
 
@@ -27,6 +28,7 @@ pub use error::{FAILURES_TOTAL, StorageError};
 pub use migrations::schema_fingerprint;
 pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
 pub use sessions::{Session, SessionStatus};
+pub use stream_keys::{NewStreamKey, StreamKey};
 pub use streams::{KnownStream, NewStream, OpenStream};
 pub use transcripts::{NewFinal, Recorded};
 

@@ -25,7 +25,9 @@ pub fn redis_url() -> Secret {
 /// # Panics
 /// As [`redis_url`].
 pub fn redis_settings() -> BusSettings {
-    BusSettings { url: redis_url(), prefix: redis_prefix() }
+    let prefix = redis_prefix();
+    let others = Some(format!("{prefix}-ws:"));
+    BusSettings { url: redis_url(), prefix, others }
 }
 
 /// A Redis server of one's own, to kill. Keeps nothing on disk.

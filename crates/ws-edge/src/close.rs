@@ -95,9 +95,11 @@ impl Close {
     /// How an open socket ends after a fault.
     pub(crate) const fn after(fault: FaultKind) -> Self {
         match fault {
-            FaultKind::Caller | FaultKind::Unauthenticated | FaultKind::Forbidden | FaultKind::NotFound => {
-                Self::Policy
-            }
+            FaultKind::Caller
+            | FaultKind::Unauthenticated
+            | FaultKind::Forbidden
+            | FaultKind::NotFound
+            | FaultKind::Conflict => Self::Policy,
             FaultKind::BadData => Self::BadData,
             FaultKind::TooLarge => Self::TooBig,
             FaultKind::Expired => Self::Expired,

@@ -3,25 +3,27 @@
 mod resume;
 mod voice;
 
-use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use auth::Principal;
-use fanout::Taken;
+use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
-use model::{Caption, FaultKind, Sequence};
-use tokio::time::{Instant, Sleep, sleep_until};
+use model::{Caption, FaultKind, Final, Sequence, SessionSlug};
+use tokio::time::Instant;
 use tungstenite::Utf8Bytes;
-use uuid::Uuid;
 
 use crate::{
     Edge,
     close::Close,
-    feed::{Following, Page},
+    feed::{self, Feed},
     limits::TooOften,
     metrics::Refused,
+    order::Page,
     protocol::{self, ClientMessage, Shape},
+    pulse::{Beat, Leaving, Pulse, Rhythm, reconnect_after},
     socket::{Received, Socket, Unsent},
     source::{Command, Next},
+    transcript::Transcript,
     update::Update,
 };
 
@@ -44,12 +46,6 @@ const LAST_WORD_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a client that resumes waits until a worker has taken its stream and all that came before is dealt with.
 const RESUME_LIMIT: Duration = Duration::from_secs(3);
-
-/// Tokens may be made for a thousand years; nobody waits for those.
-const TOKEN_LOOK_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// When a client that was sent away comes back: after this and up to as much again.
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 
 /// What a handshake settled.
 pub(crate) struct Peer {
@@ -112,24 +108,15 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     tracing::info!(code, seconds, received, delivered, "connection ended");
 }
 
-/// How far a connection is in leaving a draining edge.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// Its audio is being finished.
-    Draining,
-    /// It is sent away at this moment.
-    At(Instant),
-}
-
 /// An established WebSocket and what is known of it.
 pub(crate) struct Connection {
     edge: Arc<Edge>,
     socket: Socket,
     peer: Peer,
-    following: Following,
+    follower: Follower<SessionSlug, Update>,
+    feed: Arc<Feed<Transcript>>,
     /// Finals of the past that are still to be told. While it is there, live ones are not told but read with them.
-    replay: Option<BoxFuture<'static, Page>>,
+    replay: Option<BoxFuture<'static, Page<Final>>>,
     /// Whether a live final came since the page that is being read was asked for.
     overtaken: bool,
     /// Finals up to here were told by the replay.
@@ -144,25 +131,18 @@ pub(crate) struct Connection {
     /// A message that came before the participant's rate allows it, and when that will. While it is there, the
     /// socket is not read.
     early: Option<Box<(Received, Instant)>>,
-    /// Whether anything came from the peer since the last ping.
-    heard: bool,
-    unanswered: u32,
     bad: u32,
     received: u64,
     delivered: u64,
     warned_at: Option<Instant>,
-    ping_at: Instant,
-    token_ends_at: Instant,
-    /// Kept from one wait to the next: setting it anew for every caption would cost as much as the caption.
-    alarm: Pin<Box<Sleep>>,
-    leaving: Leaving,
+    pulse: Pulse,
 }
 
 /// What a connection wakes for.
 enum Event {
     Received(Received),
     Update(Taken<Update>),
-    Page(Page),
+    Page(Page<Final>),
     CaughtUp,
     Source(Next),
     Time,
@@ -175,8 +155,9 @@ impl Connection {
     /// A participant joins its session.
     pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, peer: Peer) -> Box<Self> {
         edge.sessions.present(&peer.principal);
-        let following = edge.feeds.follow(edge, peer.principal.session());
-        let ping_at = Instant::now() + edge.settings.ping_interval;
+        let mut follower = edge.transcripts.hub.follower();
+        let feed = edge.transcripts.join(edge, &mut follower, peer.principal.session());
+        let rhythm = Rhythm { interval: edge.settings.ping_interval, unanswered_max: PINGS_UNANSWERED_MAX };
         Box::new(Self {
             replay: None,
             overtaken: false,
@@ -186,20 +167,16 @@ impl Connection {
             is_native: false,
             blocked: None,
             early: None,
-            heard: true,
-            unanswered: 0,
             bad: 0,
             received: 0,
             delivered: 0,
             warned_at: None,
-            ping_at,
-            token_ends_at: token_ends_at(edge, &peer.principal),
-            alarm: Box::pin(sleep_until(ping_at)),
-            leaving: Leaving::No,
+            pulse: Pulse::new(rhythm, peer.principal.expires_at(), &edge.clock),
             edge: edge.clone(),
             socket,
             peer,
-            following,
+            follower,
+            feed,
         })
     }
 
@@ -207,7 +184,7 @@ impl Connection {
         let (session, user) = (self.peer.principal.session(), self.peer.principal.user());
         let now = self.edge.clock.now();
         let mut greeting = vec![protocol::connected(session, user.as_str(), now)];
-        greeting.extend(self.following.state().map(|state| protocol::stt_status(session, state, now)));
+        greeting.extend(self.feed.story.state().map(|state| protocol::stt_status(session, state, now)));
         if let Flow::Break(end) = self.send_all(greeting).await {
             return end;
         }
@@ -223,13 +200,9 @@ impl Connection {
     }
 
     async fn wake(&mut self) -> Event {
-        let wake_at = self.wake_at();
-        if self.alarm.deadline() != wake_at {
-            self.alarm.as_mut().reset(wake_at);
-        }
-        let Self {
-            edge, socket, following, replay, last_word, voice, blocked, early, alarm, leaving, ..
-        } = self;
+        let Self { edge, socket, follower, replay, last_word, voice, blocked, early, pulse, .. } = self;
+        let leaving = pulse.leaving;
+        let early_at = early.as_ref().map(|early| early.1);
         let is_blocked = blocked.is_some();
         let reads = !is_blocked && early.is_none();
         let source = async {
@@ -240,24 +213,14 @@ impl Connection {
         };
         tokio::select! {
             received = socket.receive(), if reads => Event::Received(received),
-            taken = following.follower().take() => Event::Update(taken),
+            taken = follower.take() => Event::Update(taken),
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
             Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
             next = source => Event::Source(next),
-            () = alarm.as_mut() => Event::Time,
-            () = edge.life.draining().cancelled(), if *leaving == Leaving::No => Event::Drain,
-            () = edge.farewell.cancelled(), if *leaving == Leaving::Draining => Event::Farewell,
+            () = pulse.wait(early_at) => Event::Time,
+            () = edge.life.draining().cancelled(), if leaving == Leaving::No => Event::Drain,
+            () = edge.farewell.cancelled(), if leaving == Leaving::Draining => Event::Farewell,
             () = edge.life.stopping().cancelled() => Event::Stop,
-        }
-    }
-
-    /// The next ping, the end of the token, the turn of an early message or the time to leave, whichever is first.
-    fn wake_at(&self) -> Instant {
-        let next = self.ping_at.min(self.token_ends_at);
-        let next = self.early.as_ref().map_or(next, |early| next.min(early.1));
-        match self.leaving {
-            Leaving::At(moment) => next.min(moment),
-            Leaving::No | Leaving::Draining => next,
         }
     }
 
@@ -280,12 +243,12 @@ impl Connection {
             }
             Event::Time => self.time().await,
             Event::Drain => {
-                self.leaving = Leaving::Draining;
+                self.pulse.leaving = Leaving::Draining;
                 self.stop();
                 GO_ON
             }
             Event::Farewell => {
-                self.leaving = Leaving::At(Instant::now() + jittered(self.edge.settings.drain_spread));
+                self.pulse.leave_within(self.edge.settings.drain_spread);
                 GO_ON
             }
             Event::Stop => self.leave(),
@@ -293,7 +256,7 @@ impl Connection {
     }
 
     async fn hear(&mut self, received: Received) -> Flow {
-        self.heard = true;
+        self.pulse.heard();
         match received {
             Received::Alive => GO_ON,
             Received::Gone => Flow::Break(End::Gone),
@@ -397,7 +360,7 @@ impl Connection {
 
     async fn say_last_word(&mut self) -> Flow {
         let Some((_, word)) = self.last_word.take() else { return GO_ON };
-        while let Some(taken) = self.following.follower().try_take() {
+        while let Some(taken) = self.follower.try_take() {
             self.tell(taken).await?;
         }
         self.send(word).await
@@ -408,7 +371,7 @@ impl Connection {
         match self.edge.tokens.verify_for(token.expose(), principal.session()) {
             Ok(fresh) if fresh.identity() == principal.identity() => {
                 let expires_at = fresh.expires_at();
-                self.token_ends_at = token_ends_at(&self.edge, &fresh);
+                self.pulse.renew(expires_at, &self.edge.clock);
                 self.peer.principal = fresh;
                 self.bad = 0;
                 self.send(protocol::refreshed(expires_at)).await
@@ -421,13 +384,13 @@ impl Connection {
     fn replay_from(&mut self, since: Sequence) {
         self.told = since;
         self.overtaken = false;
-        self.replay = Some(self.following.page(self.edge.storage.clone(), since));
+        self.replay = Some(feed::replay(&self.edge, &self.feed, self.peer.principal.session(), since));
     }
 
-    async fn tell_page(&mut self, page: Page) -> Flow {
+    async fn tell_page(&mut self, page: Page<Final>) -> Flow {
         self.replay = None;
         let mut texts = Vec::new();
-        for segment in page.finals {
+        for segment in page.records {
             self.told = segment.sequence;
             Update::caption(Caption::Final(segment)).encode(self.peer.shape, &mut texts);
         }
@@ -452,7 +415,7 @@ impl Connection {
             } else if self.is_news(&update) {
                 update.encode(self.peer.shape, &mut texts);
             }
-            next = if texts.len() < BATCH_MAX { self.following.follower().try_take() } else { None };
+            next = if texts.len() < BATCH_MAX { self.follower.try_take() } else { None };
         }
         self.deliver(texts).await
     }
@@ -485,53 +448,30 @@ impl Connection {
     }
 
     async fn time(&mut self) -> Flow {
-        if self.peer.principal.expires_at() <= self.edge.clock.now() {
+        if self.pulse.has_expired(&self.edge.clock) {
             let text = "the transcription token has expired: connect again with a new one";
             return end_with(Close::Expired, protocol::error(FaultKind::Expired, text, None));
         }
-        // The wall clock may have been set.
-        self.token_ends_at = token_ends_at(&self.edge, &self.peer.principal);
-        if matches!(self.leaving, Leaving::At(moment) if moment <= Instant::now()) {
+        if self.pulse.leaves() {
             return self.leave();
         }
         if let Some(early) = self.early.take_if(|early| early.1 <= Instant::now()) {
             self.hear_at_rate(early.0).await?;
         }
-        if self.ping_at > Instant::now() {
-            return GO_ON;
-        }
-        self.ping_at = Instant::now() + self.edge.settings.ping_interval;
-        self.edge.sessions.present(&self.peer.principal);
         // Unread, its pong may wait behind audio that we do not take.
-        if self.heard || self.blocked.is_some() || self.early.is_some() {
-            self.unanswered = 0;
-        } else {
-            self.unanswered += 1;
-        }
-        if self.unanswered >= PINGS_UNANSWERED_MAX {
-            return end(Close::Heartbeat);
-        }
-        self.heard = false;
-        match self.socket.ping().await {
-            Ok(()) => GO_ON,
-            Err(unsent) => Flow::Break(unsent.into()),
+        let excused = self.blocked.is_some() || self.early.is_some();
+        let Some(beat) = self.pulse.beat(excused) else { return GO_ON };
+        self.edge.sessions.present(&self.peer.principal);
+        match beat {
+            Beat::Dead => end(Close::Heartbeat),
+            Beat::Ping => match self.socket.ping().await {
+                Ok(()) => GO_ON,
+                Err(unsent) => Flow::Break(unsent.into()),
+            },
         }
     }
 
     fn leave(&self) -> Flow {
-        let retry_after = RECONNECT_AFTER + jittered(RECONNECT_AFTER);
-        end_with(Close::GoingAway, protocol::reconnect(retry_after))
+        end_with(Close::GoingAway, protocol::reconnect(reconnect_after()))
     }
-}
-
-/// When a token ends, by the clock that does not jump.
-fn token_ends_at(edge: &Edge, principal: &Principal) -> Instant {
-    let left = principal.expires_at().since(edge.clock.now());
-    Instant::now() + left.min(TOKEN_LOOK_MAX)
-}
-
-/// A random part of a span.
-fn jittered(span: Duration) -> Duration {
-    let random = Uuid::new_v4().as_u128() as u32;
-    span.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -17,11 +17,13 @@ mod limits;
 mod metrics;
 mod order;
 mod protocol;
+mod pulse;
 mod route;
 mod sessions;
 mod settings;
 mod socket;
 mod source;
+mod transcript;
 mod update;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -37,7 +39,9 @@ use tokio_util::sync::CancellationToken;
 pub use sessions::ActiveSpeaker;
 pub use settings::EdgeSettings;
 
-use crate::{desk::Desks, feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions};
+use crate::{
+    desk::Desks, feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions, transcript::Transcript,
+};
 
 /// How long a drain may take: what the stages below need, and a little more.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -96,7 +100,7 @@ pub(crate) struct Edge {
     workers: Workers,
     limits: Limits,
     sessions: Sessions,
-    feeds: Feeds,
+    transcripts: Feeds<Transcript>,
     tally: Tally,
     /// Every stream that is being sent to a worker.
     desks: Desks,
@@ -130,7 +134,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     let admin_address = admin.local_addr().unwrap_or(settings.admin_address);
 
     let (sessions, notes) = Sessions::new(clock.clone());
-    let (feeds, wishes) = Feeds::new(settings.follower_queue);
+    let (wishes, wished) = feed::wishes();
     let edge = Arc::new(Edge {
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
         keys: ServiceKeys::new(settings.service_keys.clone()),
@@ -142,7 +146,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         bus,
         workers,
         sessions,
-        feeds,
+        transcripts: Feeds::new(settings.follower_queue, wishes),
         tally: Tally::new(),
         desks: Desks::new(),
         farewell: CancellationToken::new(),
@@ -150,7 +154,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
 
     let readiness = readiness(&edge);
     life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
-    life.spawn_companion("bus listener", feed::listen(edge.clone(), edge.bus.subscriber(), wishes));
+    life.spawn_companion("bus listener", feed::listen(edge.clone(), edge.bus.subscriber(), wished));
     life.spawn_critical("session notes", notes.run(edge.clone()));
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));

@@ -240,17 +240,16 @@ impl Tally {
         counter!(MESSAGES_REFUSED_TOTAL, "reason" => reason).increment(1);
     }
 
-    /// A caption was handed to all followers of its session.
+    /// A caption is to be handed to all followers of its session.
     pub(crate) fn caption(&self, made_at: Timestamp, now: Timestamp) {
         let age = now.since(made_at);
         histogram!(FANOUT_SECONDS).record(age);
         self.captions.fetch_add(1, Ordering::Relaxed);
-        self.event();
         let mut spread = self.caption_age.lock().unwrap_or_else(PoisonError::into_inner);
         spread.record(age.as_secs_f64() * 1000.0);
     }
 
-    /// Anything was handed to all followers of its session.
+    /// Anything was handed to all followers of its topic.
     pub(crate) fn event(&self) {
         self.events.fetch_add(1, Ordering::Relaxed);
         counter!(EVENTS_TOTAL).increment(1);
@@ -260,7 +259,7 @@ impl Tally {
         counter!(DELIVERIES_TOTAL).increment(messages);
     }
 
-    pub(crate) fn duplicate_final(&self) {
+    pub(crate) fn duplicate(&self) {
         self.duplicates.fetch_add(1, Ordering::Relaxed);
         counter!(DUPLICATES_TOTAL).increment(1);
     }
@@ -375,6 +374,8 @@ mod tests {
         drop(tally.connection());
         tally.caption(Timestamp(1_000), Timestamp(1_010));
         tally.caption(Timestamp(1_000), Timestamp(1_030));
+        tally.event();
+        tally.event();
         let json = tally.json(QueueCounts::default(), 3, BTreeMap::from([("room".to_owned(), 2)]));
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["activeConnections"], 1);

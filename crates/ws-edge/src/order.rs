@@ -1,66 +1,82 @@
-//! Puts the finals of one session in order. Pure: what comes in by the bus and from Postgres goes in, what followers
+//! Puts what is stored of one topic in order. Pure: what comes in by the bus and from the store goes in, what followers
 //! may be told comes out.
 //!
-//! The promise: finals come out by rising sequence, each once, and none is left out between the first and the last.
+//! The promise: records come out by rising sequence, each once, and none is left out between the first and the last.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use model::{Final, Sequence, StreamId, UtteranceId};
+use model::Sequence;
 
-/// Finals that wait for an earlier one. Those beyond it are let go: they are in Postgres, where the earlier one will
-/// be looked up.
+/// Records that wait for an earlier one. Those beyond it are let go: they are stored, and will be looked up where the
+/// earlier one is.
 const WAITING_MAX: usize = 256;
 
-/// Streams whose last finished utterance is remembered, to pass over its late partials.
-const FINISHED_MAX: usize = 64;
+/// Something that has a place in its topic.
+pub(crate) trait Record: Send + 'static {
+    /// The place.
+    fn sequence(&self) -> Sequence;
+}
 
-/// What became of a final that came by the bus.
+/// Records after a position, as they are stored.
+pub(crate) struct Page<R> {
+    /// In their order, none left out.
+    pub(crate) records: Vec<R>,
+    /// Up to here nothing else is stored, now or ever.
+    pub(crate) through: Sequence,
+    /// Whether it ends where the store did.
+    pub(crate) is_last: bool,
+}
+
+/// What became of a record that came by the bus.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Accepted {
+pub(crate) enum Accepted<R> {
     /// These may be told now.
-    Ready(Vec<Final>),
-    /// An earlier one is missing: ask Postgres.
+    Ready(Vec<R>),
+    /// An earlier one is missing: ask the store.
     Waits,
     /// It was told before.
     Duplicate,
 }
 
-/// Where a session's followers are.
-#[derive(Default)]
-pub(crate) struct Order {
-    /// The last final that was told, or that was stored before anybody followed; `None` until Postgres has said.
+/// Where a topic's followers are.
+pub(crate) struct Order<R> {
+    /// The last record that was told, or that was stored before anybody followed; `None` until the store has said.
     last: Option<Sequence>,
-    waiting: BTreeMap<Sequence, Final>,
-    finished: VecDeque<(StreamId, u32)>,
+    waiting: BTreeMap<Sequence, R>,
 }
 
-impl Order {
-    /// The position after which to ask Postgres.
+impl<R> Default for Order<R> {
+    fn default() -> Self {
+        Self { last: None, waiting: BTreeMap::new() }
+    }
+}
+
+impl<R: Record> Order<R> {
+    /// The position after which to ask the store.
     pub(crate) fn last(&self) -> Option<Sequence> {
         self.last
     }
 
-    /// Whether a final is known whose predecessor is not.
+    /// Whether a record is known whose predecessor is not.
     pub(crate) fn has_gap(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Postgres says that `stored` was the last final when it was asked. What came by the bus since then, also while
+    /// The store says that `stored` was the last record when it was asked. What came by the bus since then, also while
     /// the answer was on its way, is news to the followers.
-    pub(crate) fn begin(&mut self, stored: Sequence) -> Vec<Final> {
+    pub(crate) fn begin(&mut self, stored: Sequence) -> Vec<R> {
         let before_waiting = self.waiting.keys().next().map(|first| Sequence(first.0.saturating_sub(1)));
         self.last = Some(before_waiting.map_or(stored, |before| before.min(stored)));
         self.ready()
     }
 
-    /// A final came by the bus.
-    pub(crate) fn accept(&mut self, segment: Final) -> Accepted {
-        if self.last.is_some_and(|last| segment.sequence <= last)
-            || self.waiting.contains_key(&segment.sequence)
-        {
+    /// A record came by the bus.
+    pub(crate) fn accept(&mut self, record: R) -> Accepted<R> {
+        let sequence = record.sequence();
+        if self.last.is_some_and(|last| sequence <= last) || self.waiting.contains_key(&sequence) {
             return Accepted::Duplicate;
         }
-        self.waiting.insert(segment.sequence, segment);
+        self.waiting.insert(sequence, record);
         if self.waiting.len() > WAITING_MAX {
             self.waiting.pop_last();
         }
@@ -68,15 +84,18 @@ impl Order {
         if ready.is_empty() { Accepted::Waits } else { Accepted::Ready(ready) }
     }
 
-    /// Postgres gave the finals after [`Order::last`], in order. It leaves none out, so a hole in its numbers is one
-    /// that nothing will fill.
-    pub(crate) fn refill(&mut self, page: Vec<Final>) -> Vec<Final> {
-        let mut told = Vec::with_capacity(page.len());
-        for segment in page {
-            if self.last.is_none_or(|last| segment.sequence > last) {
-                self.tell(segment, &mut told);
+    /// The store gave what comes after [`Order::last`]. It leaves nothing out, so a hole in its numbers is one that
+    /// nothing will fill.
+    pub(crate) fn refill(&mut self, page: Page<R>) -> Vec<R> {
+        let mut told = Vec::with_capacity(page.records.len());
+        for record in page.records {
+            let sequence = record.sequence();
+            if self.last.is_none_or(|last| sequence > last) {
+                self.last = Some(sequence);
+                told.push(record);
             }
         }
+        self.last = self.last.max(Some(page.through));
         if let Some(last) = self.last {
             self.waiting = self.waiting.split_off(&last.next());
         }
@@ -84,74 +103,46 @@ impl Order {
         told
     }
 
-    /// Whether text of this open utterance is still news.
-    pub(crate) fn is_open(&self, utterance: UtteranceId) -> bool {
-        let finished = self.finished.iter().find(|(stream, _)| *stream == utterance.stream);
-        finished.is_none_or(|(_, number)| utterance.number > *number)
-    }
-
-    fn ready(&mut self) -> Vec<Final> {
+    fn ready(&mut self) -> Vec<R> {
         let mut told = Vec::new();
         while let Some(last) = self.last
             && let Some(next) = self.waiting.remove(&last.next())
         {
-            self.tell(next, &mut told);
+            self.last = Some(last.next());
+            told.push(next);
         }
         told
-    }
-
-    fn tell(&mut self, segment: Final, told: &mut Vec<Final>) {
-        self.last = Some(segment.sequence);
-        let UtteranceId { stream, number } = segment.utterance;
-        match self.finished.iter_mut().find(|(known, _)| *known == stream) {
-            Some((_, highest)) => *highest = number.max(*highest),
-            None => {
-                if self.finished.len() >= FINISHED_MAX {
-                    self.finished.pop_front();
-                }
-                self.finished.push_back((stream, number));
-            }
-        }
-        told.push(segment);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use model::{Samples, Speaker, Timestamp};
-    use uuid::Uuid;
-
     use super::*;
 
-    fn utterance(number: u32) -> UtteranceId {
-        UtteranceId { stream: StreamId(Uuid::from_u128(1)), number }
-    }
-
-    fn segment(sequence: u64) -> Final {
-        Final {
-            session: "room".parse().unwrap(),
-            sequence: Sequence(sequence),
-            utterance: utterance(u32::try_from(sequence).unwrap()),
-            revision: 0,
-            speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
-            text: "so".into(),
-            language: None,
-            start: Samples(0),
-            end: Samples(1),
-            words: Vec::new(),
-            at: Timestamp(0),
+    impl Record for Sequence {
+        fn sequence(&self) -> Sequence {
+            *self
         }
     }
 
     enum Step {
-        /// Postgres says what the last stored final is.
+        /// The store says what the last record is.
         Begin(u64),
-        /// A final comes by the bus.
+        /// A record comes by the bus.
         Bus(u64),
-        /// Postgres gives a page.
-        Page(&'static [u64]),
+        /// The store gives a page, and says that there is nothing else up to a position.
+        Page(&'static [u64], u64),
     }
-    use Step::{Begin, Bus, Page};
+    use Step::{Begin, Bus};
+
+    const fn page(records: &'static [u64]) -> Step {
+        Step::Page(records, 0)
+    }
+
+    fn given(records: &[u64], through: u64) -> Page<Sequence> {
+        let records = records.iter().map(|sequence| Sequence(*sequence)).collect();
+        Page { records, through: Sequence(through), is_last: true }
+    }
 
     fn check(steps: &[Step], told: &[u64], has_gap: bool) {
         let mut order = Order::default();
@@ -160,21 +151,19 @@ mod tests {
             match step {
                 Begin(stored) => out.extend(order.begin(Sequence(*stored))),
                 Bus(sequence) => {
-                    if let Accepted::Ready(ready) = order.accept(segment(*sequence)) {
+                    if let Accepted::Ready(ready) = order.accept(Sequence(*sequence)) {
                         out.extend(ready);
                     }
                 }
-                Page(page) => {
-                    out.extend(order.refill(page.iter().map(|sequence| segment(*sequence)).collect()))
-                }
+                Step::Page(records, through) => out.extend(order.refill(given(records, *through))),
             }
         }
-        let out: Vec<u64> = out.iter().map(|segment| segment.sequence.0).collect();
+        let out: Vec<u64> = out.iter().map(|sequence| sequence.0).collect();
         assert_eq!((out.as_slice(), order.has_gap()), (told, has_gap));
     }
 
     #[test]
-    fn finals_are_told_in_order_and_once() {
+    fn records_are_told_in_order_and_once() {
         check(&[Begin(0), Bus(1), Bus(2), Bus(3)], &[1, 2, 3], false);
         check(&[Begin(4), Bus(5), Bus(5), Bus(4), Bus(1)], &[5], false);
         check(&[Begin(0), Bus(2), Bus(1), Bus(3)], &[1, 2, 3], false);
@@ -187,17 +176,20 @@ mod tests {
         check(&[Bus(6), Begin(6)], &[6], false);
         check(&[Bus(7), Begin(6), Bus(6)], &[7], false);
         check(&[Bus(7), Begin(5)], &[], true);
-        check(&[Bus(7), Begin(5), Page(&[6, 7])], &[6, 7], false);
+        check(&[Bus(7), Begin(5), page(&[6, 7])], &[6, 7], false);
     }
 
     #[test]
-    fn gaps_are_refilled_from_postgres() {
-        check(&[Begin(0), Bus(1), Bus(4), Page(&[2, 3, 4])], &[1, 2, 3, 4], false);
-        check(&[Begin(0), Bus(4), Page(&[1]), Page(&[2, 3])], &[1, 2, 3, 4], false);
-        check(&[Begin(0), Bus(4), Page(&[1, 2, 3]), Bus(2), Bus(5)], &[1, 2, 3, 4, 5], false);
-        check(&[Begin(0), Page(&[]), Bus(1)], &[1], false);
+    fn gaps_are_refilled_from_the_store() {
+        check(&[Begin(0), Bus(1), Bus(4), page(&[2, 3, 4])], &[1, 2, 3, 4], false);
+        check(&[Begin(0), Bus(4), page(&[1]), page(&[2, 3])], &[1, 2, 3, 4], false);
+        check(&[Begin(0), Bus(4), page(&[1, 2, 3]), Bus(2), Bus(5)], &[1, 2, 3, 4, 5], false);
+        check(&[Begin(0), page(&[]), Bus(1)], &[1], false);
         // Retention took 2 and 3.
-        check(&[Begin(1), Bus(5), Page(&[4, 5])], &[4, 5], false);
+        check(&[Begin(1), Bus(5), page(&[4, 5])], &[4, 5], false);
+        // It took everything up to 4, and the store says so.
+        check(&[Begin(1), Bus(5), Step::Page(&[], 4)], &[5], false);
+        check(&[Begin(1), Step::Page(&[2], 4), Bus(3), Bus(5)], &[2, 5], false);
     }
 
     #[test]
@@ -205,22 +197,11 @@ mod tests {
         let mut order = Order::default();
         order.begin(Sequence(0));
         for sequence in 2..2_000 {
-            assert_eq!(order.accept(segment(sequence)), Accepted::Waits);
+            assert_eq!(order.accept(Sequence(sequence)), Accepted::Waits);
         }
         assert!(order.waiting.len() <= WAITING_MAX);
-        let told = order.refill((1..2_000).map(segment).collect());
-        assert_eq!(told.len(), 1_999);
+        let all: Vec<u64> = (1..2_000).collect();
+        assert_eq!(order.refill(given(&all, 0)).len(), 1_999);
         assert!(!order.has_gap());
-    }
-
-    #[test]
-    fn partials_of_finished_utterances_are_old() {
-        let mut order = Order::default();
-        assert!(order.is_open(utterance(1)));
-        order.begin(Sequence(0));
-        order.accept(segment(1));
-        assert!(!order.is_open(utterance(1)) && order.is_open(utterance(2)));
-        order.accept(segment(3));
-        assert!(order.is_open(utterance(3)), "its final waits");
     }
 }

@@ -175,10 +175,10 @@ fn metrics(edge: &Edge, headers: &HeaderMap) -> Answer {
     // The names of sessions can be secrets.
     let mut clients = BTreeMap::new();
     if bearer(headers).is_some_and(|key| edge.keys.accepts(key)) {
-        let followers = edge.feeds.followers().into_iter();
+        let followers = edge.transcripts.followers().into_iter();
         clients = followers.map(|(session, count)| (session.to_string(), count as u64)).collect();
     }
-    let dropped = edge.feeds.hub.dropped();
+    let dropped = edge.transcripts.hub.dropped();
     answers::text(
         StatusCode::OK,
         "application/json",

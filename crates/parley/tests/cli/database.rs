@@ -76,3 +76,27 @@ async fn export_writes_what_is_stored() {
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
     assert!(said.err.contains("no captions are stored for session nobody"), "{}", said.err);
 }
+
+#[tokio::test]
+async fn a_stream_key_is_made_listed_and_revoked() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let made = with_database(&database, &["key", "create", "--session", "demo", "--label", "Stage"]).await;
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let key = made.out.split_whitespace().last().unwrap();
+    let (now, hash) = (Clock::system().now(), auth::stream_key_sha256(key));
+    let found = storage.use_stream_key(&hash, now).await.unwrap().expect("the printed key is good");
+    assert_eq!((found.session.as_str(), found.label.as_deref()), ("demo", Some("Stage")));
+
+    let listed = with_database(&database, &["key", "list", "--session", "demo"]).await;
+    let id = found.id.to_string();
+    assert!(listed.out.starts_with(&id) && listed.out.contains("  good  Stage"), "{}", listed.out);
+    assert!(!listed.out.contains(key), "a key is shown once");
+
+    let other = with_database(&database, &["key", "revoke", "--session", "other", &id]).await;
+    assert_eq!(other.code, Some(1));
+    assert!(other.err.contains("parley key list"), "{}", other.err);
+    let revoked = with_database(&database, &["key", "revoke", "--session", "demo", &id]).await;
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    assert_eq!(storage.use_stream_key(&hash, now).await, Ok(None));
+}

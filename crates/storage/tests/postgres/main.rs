@@ -4,6 +4,7 @@
 mod faults;
 mod outbox;
 mod sessions;
+mod stream_keys;
 mod streams;
 mod transcripts;
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    Connection, Flow, GO_ON, LAST_WORD_LIMIT, Leaving, RESUME_LIMIT, end_with,
+    Connection, Flow, GO_ON, LAST_WORD_LIMIT, RESUME_LIMIT, end_with,
     resume::{Resumed, resume},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     close::Close,
     metrics::{self, Refused},
     protocol::{self, Init},
+    pulse::Leaving,
     source::{At, Command, Report, Source},
 };
 
@@ -90,7 +91,7 @@ impl Connection {
             answers.push(protocol::warning("not_translated", text));
         }
         let resumed = match init.resume {
-            Some(wish) if self.leaving == Leaving::No => {
+            Some(wish) if self.pulse.leaving == Leaving::No => {
                 let resuming = resume(&self.edge, &self.peer.principal, wish, &init);
                 let stopping = self.edge.life.stopping();
                 tokio::select! {
@@ -152,7 +153,7 @@ impl Connection {
         if !self.may_speak() {
             return self.refuse(FaultKind::Forbidden, "this token may only follow, not send audio").await;
         }
-        if self.leaving != Leaving::No {
+        if self.pulse.leaving != Leaving::No {
             // A draining edge takes no more; the client is told in a moment where its audio ended.
             return GO_ON;
         }
@@ -276,7 +277,7 @@ impl Connection {
                 self.voice = Voice::Stopped(Some(stream), samples);
                 // Stored is not yet told: the last finals are on their way, and a client may leave once it is told
                 // that all is done.
-                let caught_up = timeout(LAST_WORD_LIMIT, self.following.caught_up());
+                let caught_up = timeout(LAST_WORD_LIMIT, self.feed.caught_up());
                 let caught_up = Box::pin(async move { drop(caught_up.await) });
                 self.last_word = Some((caught_up, protocol::stopped(Some(stream), samples)));
                 GO_ON

@@ -178,8 +178,8 @@ async fn finals_come_in_order_and_once_whatever_the_bus_does() {
 async fn after_redis_was_away_the_captions_catch_up() {
     let mut redis = RedisServer::start().await;
     let mut stage = Setup::new().await.set("REDIS_URL", redis.url().expose()).start().await;
-    stage.bus = event_bus::EventBus::connect(&BusSettings { url: redis.url(), prefix: stage.prefix.clone() })
-        .unwrap();
+    let settings = BusSettings { url: redis.url(), prefix: stage.prefix.clone(), others: None };
+    stage.bus = event_bus::EventBus::connect(&settings).unwrap();
     let mut voice = stage.voice().await;
     let mut follower = stage.connect("bob", "").await;
     tuned(&stage, &mut voice, &mut follower).await;

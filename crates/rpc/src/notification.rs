@@ -1,0 +1,583 @@
+//! The contract of `parley.notification.v1`: generated types and their conversions from and to `model`. Nothing else
+//! in the workspace names the generated types but the hub's handlers; everybody else uses [`crate::Hub`].
+
+use model::{
+    AppEvent, Change, FaultKind, JsonObject, Message, NewNotification, Notification, NotificationChange,
+    NotificationId, NotificationType, Priority, Refusal, RoomId, Sequence, Timestamp, Topic, Unread, UserId,
+    notification::{
+        IDEMPOTENCY_KEY_BYTES_MAX, IDS_MAX, METADATA_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TYPES_MAX,
+    },
+};
+use tonic::Status;
+
+use crate::wire;
+
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    reason = "generated; documented in proto/"
+)]
+mod generated {
+    tonic::include_proto!("parley.notification.v1");
+}
+
+pub use generated::{
+    Change as ChangeWire, Changed as ChangedWire, DeleteMessageRequest, EditMessageRequest,
+    Event as EventWire, GetRequest, HistoryRequest, HistoryResponse, IdsRequest, ListRequest, ListResponse,
+    Message as MessageWire, Notification as NotificationWire, Preferences, PublishRequest, PublishResponse,
+    Published as PublishedWire, PushKeyRequest, PushKeyResponse, RegisterPushRequest, RegisterPushResponse,
+    RemovePushRequest, RemovePushResponse, ReplayRequest, ReplayResponse, SendMessageRequest,
+    SetPreferencesRequest, Unread as UnreadWire, UserRequest, messages_client::MessagesClient,
+    messages_server::Messages, messages_server::MessagesServer, notifications_client::NotificationsClient,
+    notifications_server::Notifications, notifications_server::NotificationsServer,
+};
+use generated::{Priority as PriorityWire, change::Kind, event::Event as EventOneof};
+
+/// Metadata of a status: the stable code of a [`Refusal`].
+pub const CODE: &str = "x-code";
+
+/// Largest message of either direction of the hub, in bytes: a page of the largest notifications.
+pub const HUB_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What is published, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publish {
+    /// For the inboxes of these users.
+    Users {
+        /// At most `RECIPIENTS_MAX`; repeated ones count once.
+        users: Vec<UserId>,
+        /// What they are told.
+        notification: NewNotification,
+    },
+    /// For the followers of a creator, a post or a feed.
+    Event {
+        /// [`Topic::Creator`], [`Topic::Post`] or [`Topic::Feed`].
+        topic: Topic,
+        /// What clients read: an object with a `type`.
+        payload: JsonObject,
+    },
+}
+
+/// The answer to a [`Publish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishOutcome {
+    /// One for each user, in the order of the request without repetitions; none when the user has muted the type.
+    pub published: Vec<(UserId, Option<Notification>)>,
+    /// Position of an event in its topic.
+    pub sequence: Option<Sequence>,
+    /// Whether this is the answer to an earlier request with the same idempotency key.
+    pub repeated: bool,
+}
+
+/// What of an inbox is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only what is unread.
+    pub unread_only: bool,
+    /// Only these types; all when empty.
+    pub types: Vec<NotificationType>,
+    /// What was archived, instead of what was not.
+    pub archived: bool,
+    /// Rows in the page, 1 to `PAGE_MAX`.
+    pub limit: Option<u32>,
+    /// From the page before.
+    pub cursor: Option<String>,
+}
+
+/// A page of an inbox, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Its rows.
+    pub notifications: Vec<Notification>,
+    /// Where the next page begins, when there may be one.
+    pub next_cursor: Option<String>,
+    /// Counted in the same moment.
+    pub unread: Unread,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// How many notifications are different now.
+    pub changed: u64,
+    /// How many of the ids the user has.
+    pub found: u64,
+    /// What is unread now.
+    pub unread: Unread,
+}
+
+/// Something that happened in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicEvent {
+    /// A notification came.
+    Notification(Notification),
+    /// An inbox changed.
+    Change(NotificationChange),
+    /// An application published.
+    App(AppEvent),
+    /// Something was said, changed or taken back in a room.
+    Message(Message),
+}
+
+impl TopicEvent {
+    /// Its position in the topic.
+    pub fn sequence(&self) -> Sequence {
+        match self {
+            Self::Notification(notification) => notification.sequence,
+            Self::Change(change) => change.unread.version,
+            Self::App(event) => event.sequence.unwrap_or_default(),
+            Self::Message(message) => message.sequence,
+        }
+    }
+}
+
+/// What happened in a topic after a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// In the order of their sequences.
+    pub events: Vec<TopicEvent>,
+    /// The reader now has everything up to here.
+    pub through: Sequence,
+    /// Whether there is more after it.
+    pub more: bool,
+    /// Whether something after the asked sequence is kept no longer: read the list anew.
+    pub incomplete: bool,
+}
+
+/// A page of a room, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomPage {
+    /// Its messages.
+    pub messages: Vec<Message>,
+    /// The room's newest sequence.
+    pub through: Sequence,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
+/// The status of a refusal, with its code.
+pub fn refused(refusal: Refusal) -> Status {
+    let mut status = wire::status(refusal.fault(), refusal.to_string());
+    status.metadata_mut().insert(CODE, tonic::metadata::MetadataValue::from_static(refusal.code()));
+    status
+}
+
+/// The refusal that a status tells of.
+pub fn refusal(status: &Status) -> Option<Refusal> {
+    Refusal::from_code(status.metadata().get(CODE)?.to_str().ok()?)
+}
+
+/// A message of the other side that cannot be read.
+fn unreadable(what: &'static str) -> Status {
+    wire::status(FaultKind::Defect, format!("{what} of the hub cannot be read"))
+}
+
+impl Publish {
+    /// What a request asks for, within every limit.
+    ///
+    /// # Errors
+    /// The first limit that it breaks.
+    pub fn from_wire(request: PublishRequest, now: Timestamp) -> Result<(Self, Option<String>), Refusal> {
+        let key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
+        if key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES_MAX || key.contains('\0')) {
+            return Err(Refusal::IdempotencyKeyInvalid);
+        }
+        let kind: NotificationType = request.r#type.parse().map_err(|_| Refusal::TypeInvalid)?;
+        let metadata = metadata(&request.metadata_json)?;
+        let mut users = user_list(&request.user_ids)?;
+        if !request.topic.is_empty() {
+            if !users.is_empty() {
+                return Err(Refusal::TopicInvalid);
+            }
+            match request.topic.parse() {
+                Ok(Topic::User(user)) => users.push(user),
+                Ok(topic @ (Topic::Creator(_) | Topic::Post(_) | Topic::Feed(_))) => {
+                    let payload = event_payload(&kind, &request.title, &request.message, metadata)?;
+                    return Ok((Self::Event { topic, payload }, key));
+                }
+                _ => return Err(Refusal::TopicInvalid),
+            }
+        }
+        if users.is_empty() {
+            return Err(Refusal::RecipientsMissing);
+        }
+        let notification = NewNotification {
+            kind,
+            title: request.title,
+            message: request.message,
+            metadata,
+            priority: priority(request.priority)?,
+            expires_at: moment(request.expires_at_ms),
+            deliver_at: moment(request.deliver_at_ms),
+            collapse_key: Some(request.collapse_key).filter(|key| !key.is_empty()),
+        };
+        notification.check(now)?;
+        Ok((Self::Users { users, notification }, key))
+    }
+
+    /// The request that asks for it.
+    pub fn to_wire(&self, idempotency_key: Option<&str>) -> PublishRequest {
+        let idempotency_key = idempotency_key.unwrap_or_default().to_owned();
+        match self {
+            Self::Users { users, notification } => PublishRequest {
+                user_ids: users.iter().map(ToString::to_string).collect(),
+                topic: String::new(),
+                r#type: notification.kind.to_string(),
+                title: notification.title.clone(),
+                message: notification.message.clone(),
+                metadata_json: json_text(notification.metadata.as_ref()),
+                priority: priority_wire(notification.priority),
+                expires_at_ms: millis(notification.expires_at),
+                deliver_at_ms: millis(notification.deliver_at),
+                collapse_key: notification.collapse_key.clone().unwrap_or_default(),
+                idempotency_key,
+            },
+            Self::Event { topic, payload } => {
+                let mut payload = payload.to_value();
+                let kind = payload.as_object_mut().and_then(|fields| fields.remove("type"));
+                PublishRequest {
+                    topic: topic.to_string(),
+                    r#type: kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default().to_owned(),
+                    metadata_json: payload.to_string(),
+                    idempotency_key,
+                    ..PublishRequest::default()
+                }
+            }
+        }
+    }
+}
+
+/// The event that followers of a topic read: the metadata with a `type`, and a title and message that say something.
+///
+/// # Errors
+/// It is larger than `METADATA_BYTES_MAX` with them.
+pub fn event_payload(
+    kind: &NotificationType,
+    title: &str,
+    message: &str,
+    metadata: Option<JsonObject>,
+) -> Result<JsonObject, Refusal> {
+    let mut payload = metadata.map_or_else(|| serde_json::json!({}), |metadata| metadata.to_value());
+    if let Some(fields) = payload.as_object_mut() {
+        fields.insert("type".to_owned(), kind.as_str().into());
+        for (name, text) in [("title", title), ("message", message)] {
+            if !text.is_empty() {
+                fields.insert(name.to_owned(), text.into());
+            }
+        }
+    }
+    Ok(JsonObject::from_value(&payload, METADATA_BYTES_MAX)?)
+}
+
+/// Users of a request, each once, in its order.
+fn user_list(ids: &[String]) -> Result<Vec<UserId>, Refusal> {
+    let mut seen = std::collections::HashSet::new();
+    let mut users = Vec::with_capacity(ids.len().min(model::notification::RECIPIENTS_MAX));
+    for id in ids {
+        let user: UserId = id.parse().map_err(|_| Refusal::UserInvalid)?;
+        if seen.insert(user.clone()) {
+            users.push(user);
+        }
+    }
+    if users.len() > model::notification::RECIPIENTS_MAX {
+        return Err(Refusal::RecipientsTooMany);
+    }
+    Ok(users)
+}
+
+/// The user of a request.
+///
+/// # Errors
+/// [`Refusal::UserInvalid`].
+pub fn user(id: &str) -> Result<UserId, Refusal> {
+    id.parse().map_err(|_| Refusal::UserInvalid)
+}
+
+/// The room of a request.
+///
+/// # Errors
+/// [`Refusal::RoomInvalid`].
+pub fn room(id: &str) -> Result<RoomId, Refusal> {
+    id.parse().map_err(|_| Refusal::RoomInvalid)
+}
+
+/// The ids of a request: some, not too many, each once.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn ids(ids: &[String]) -> Result<Vec<NotificationId>, Refusal> {
+    if ids.is_empty() {
+        return Err(Refusal::IdsMissing);
+    }
+    if ids.len() > IDS_MAX {
+        return Err(Refusal::IdsTooMany);
+    }
+    let mut ids = ids.iter().map(|id| id.parse()).collect::<Result<Vec<NotificationId>, _>>();
+    if let Ok(ids) = &mut ids {
+        ids.sort_unstable();
+        ids.dedup();
+    }
+    ids.map_err(|_| Refusal::IdInvalid)
+}
+
+/// The types of a filter or of preferences.
+///
+/// # Errors
+/// One is none, or there are too many.
+pub fn types(types: &[String]) -> Result<Vec<NotificationType>, Refusal> {
+    if types.len() > TYPES_MAX {
+        return Err(Refusal::TypesTooMany);
+    }
+    let mut types = types.iter().map(|kind| kind.parse()).collect::<Result<Vec<NotificationType>, _>>();
+    if let Ok(types) = &mut types {
+        types.sort_unstable();
+        types.dedup();
+    }
+    types.map_err(|_| Refusal::TypeInvalid)
+}
+
+/// The rows of a page.
+///
+/// # Errors
+/// [`Refusal::LimitInvalid`].
+pub fn limit(limit: u32) -> Result<u32, Refusal> {
+    match limit {
+        0 => Ok(PAGE_DEFAULT),
+        1..=PAGE_MAX => Ok(limit),
+        _ => Err(Refusal::LimitInvalid),
+    }
+}
+
+/// The JSON object that a field holds, when it holds one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn metadata(text: &str) -> Result<Option<JsonObject>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(JsonObject::parse(text, METADATA_BYTES_MAX)?))
+}
+
+fn json_text(object: Option<&JsonObject>) -> String {
+    object.map(|object| object.as_str().to_owned()).unwrap_or_default()
+}
+
+/// What we stored ourselves, of whatever size an earlier release allowed.
+fn stored_json(text: &str) -> Result<Option<JsonObject>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    JsonObject::parse(text, usize::MAX).map(Some).map_err(|_| unreadable("a JSON object"))
+}
+
+fn moment(millis: i64) -> Option<Timestamp> {
+    Some(Timestamp(millis)).filter(|at| at.0 != 0)
+}
+
+fn millis(moment: Option<Timestamp>) -> i64 {
+    moment.map_or(0, |at| at.0)
+}
+
+fn priority(number: i32) -> Result<Priority, Refusal> {
+    match PriorityWire::try_from(number) {
+        Ok(PriorityWire::Unspecified | PriorityWire::Normal) => Ok(Priority::Normal),
+        Ok(PriorityWire::Low) => Ok(Priority::Low),
+        Ok(PriorityWire::High) => Ok(Priority::High),
+        Ok(PriorityWire::Urgent) => Ok(Priority::Urgent),
+        Err(_) => Err(Refusal::PriorityInvalid),
+    }
+}
+
+fn priority_wire(priority: Priority) -> i32 {
+    let wire = match priority {
+        Priority::Low => PriorityWire::Low,
+        Priority::Normal => PriorityWire::Normal,
+        Priority::High => PriorityWire::High,
+        Priority::Urgent => PriorityWire::Urgent,
+    };
+    wire.into()
+}
+
+impl From<&Notification> for NotificationWire {
+    fn from(notification: &Notification) -> Self {
+        Self {
+            id: notification.id.to_string(),
+            user_id: notification.user.to_string(),
+            sequence: notification.sequence.0,
+            r#type: notification.kind.to_string(),
+            title: notification.title.clone(),
+            message: notification.message.clone(),
+            metadata_json: json_text(notification.metadata.as_ref()),
+            priority: priority_wire(notification.priority),
+            is_read: notification.is_read,
+            is_archived: notification.is_archived,
+            created_at_ms: notification.created_at.0,
+            expires_at_ms: millis(notification.expires_at),
+            collapse_key: notification.collapse_key.clone().unwrap_or_default(),
+            replaces: notification.replaces.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<NotificationWire> for Notification {
+    type Error = Status;
+    fn try_from(wire: NotificationWire) -> Result<Self, Status> {
+        Ok(Self {
+            id: wire.id.parse().map_err(|_| unreadable("an id"))?,
+            user: wire.user_id.parse().map_err(|_| unreadable("a user"))?,
+            sequence: Sequence(wire.sequence),
+            kind: wire.r#type.parse().map_err(|_| unreadable("a type"))?,
+            title: wire.title,
+            message: wire.message,
+            metadata: stored_json(&wire.metadata_json)?,
+            // A later release may know more of them.
+            priority: priority(wire.priority).unwrap_or_default(),
+            is_read: wire.is_read,
+            is_archived: wire.is_archived,
+            created_at: Timestamp(wire.created_at_ms),
+            expires_at: moment(wire.expires_at_ms),
+            collapse_key: Some(wire.collapse_key).filter(|key| !key.is_empty()),
+            replaces: stored_ids(&wire.replaces)?,
+        })
+    }
+}
+
+fn stored_ids(ids: &[String]) -> Result<Vec<NotificationId>, Status> {
+    ids.iter().map(|id| id.parse()).collect::<Result<_, _>>().map_err(|_| unreadable("an id"))
+}
+
+impl From<Unread> for UnreadWire {
+    fn from(unread: Unread) -> Self {
+        Self { count: unread.count, version: unread.version.0 }
+    }
+}
+
+impl From<UnreadWire> for Unread {
+    fn from(wire: UnreadWire) -> Self {
+        Self { count: wire.count, version: Sequence(wire.version) }
+    }
+}
+
+impl From<Changed> for ChangedWire {
+    fn from(changed: Changed) -> Self {
+        Self { changed: changed.changed, unread: Some(changed.unread.into()), found: changed.found }
+    }
+}
+
+impl From<ChangedWire> for Changed {
+    fn from(wire: ChangedWire) -> Self {
+        let unread = wire.unread.unwrap_or_default().into();
+        Self { changed: wire.changed, found: wire.found, unread }
+    }
+}
+
+impl From<&NotificationChange> for ChangeWire {
+    fn from(changed: &NotificationChange) -> Self {
+        let (kind, ids, cleared): (_, &[NotificationId], _) = match &changed.change {
+            Change::Read(ids) => (Kind::Read, ids, 0),
+            Change::Unread(ids) => (Kind::Unread, ids, 0),
+            Change::AllRead => (Kind::AllRead, &[], 0),
+            Change::Archived(ids) => (Kind::Archived, ids, 0),
+            Change::Deleted(ids) => (Kind::Deleted, ids, 0),
+            Change::Cleared(count) => (Kind::Cleared, &[], *count),
+            Change::Expired(ids) => (Kind::Expired, ids, 0),
+        };
+        Self {
+            user_id: changed.user.to_string(),
+            kind: kind.into(),
+            ids: ids.iter().map(ToString::to_string).collect(),
+            cleared,
+            unread: Some(changed.unread.into()),
+            at_ms: changed.at.0,
+        }
+    }
+}
+
+impl TryFrom<ChangeWire> for NotificationChange {
+    type Error = Status;
+    fn try_from(wire: ChangeWire) -> Result<Self, Status> {
+        let ids = stored_ids(&wire.ids)?;
+        let change = match Kind::try_from(wire.kind) {
+            Ok(Kind::Read) => Change::Read(ids),
+            Ok(Kind::Unread) => Change::Unread(ids),
+            Ok(Kind::AllRead) => Change::AllRead,
+            Ok(Kind::Archived) => Change::Archived(ids),
+            Ok(Kind::Deleted) => Change::Deleted(ids),
+            Ok(Kind::Cleared) => Change::Cleared(wire.cleared),
+            Ok(Kind::Expired) => Change::Expired(ids),
+            Ok(Kind::Unspecified) | Err(_) => return Err(unreadable("a change")),
+        };
+        Ok(Self {
+            user: wire.user_id.parse().map_err(|_| unreadable("a user"))?,
+            change,
+            unread: wire.unread.unwrap_or_default().into(),
+            at: Timestamp(wire.at_ms),
+        })
+    }
+}
+
+impl From<&Message> for MessageWire {
+    fn from(message: &Message) -> Self {
+        Self {
+            id: message.id.to_string(),
+            room_id: message.room.to_string(),
+            sequence: message.sequence.0,
+            position: message.position.0,
+            author: message.author.to_string(),
+            client_message_id: message.client_message_id.clone().unwrap_or_default(),
+            text: message.text.clone(),
+            metadata_json: json_text(message.metadata.as_ref()),
+            created_at_ms: message.created_at.0,
+            edited_at_ms: millis(message.edited_at),
+            deleted_at_ms: millis(message.deleted_at),
+        }
+    }
+}
+
+impl TryFrom<MessageWire> for Message {
+    type Error = Status;
+    fn try_from(wire: MessageWire) -> Result<Self, Status> {
+        Ok(Self {
+            id: wire.id.parse().map_err(|_| unreadable("an id"))?,
+            room: wire.room_id.parse().map_err(|_| unreadable("a room"))?,
+            sequence: Sequence(wire.sequence),
+            position: Sequence(wire.position),
+            author: wire.author.parse().map_err(|_| unreadable("an author"))?,
+            client_message_id: Some(wire.client_message_id).filter(|id| !id.is_empty()),
+            text: wire.text,
+            metadata: stored_json(&wire.metadata_json)?,
+            created_at: Timestamp(wire.created_at_ms),
+            edited_at: moment(wire.edited_at_ms),
+            deleted_at: moment(wire.deleted_at_ms),
+        })
+    }
+}
+
+impl From<&TopicEvent> for EventWire {
+    fn from(event: &TopicEvent) -> Self {
+        let oneof = match event {
+            TopicEvent::Notification(notification) => EventOneof::Notification(notification.into()),
+            TopicEvent::Change(change) => EventOneof::Change(change.into()),
+            TopicEvent::App(event) => EventOneof::AppJson(event.payload.as_str().to_owned()),
+            TopicEvent::Message(message) => EventOneof::Message(message.into()),
+        };
+        Self { sequence: event.sequence().0, event: Some(oneof) }
+    }
+}
+
+impl TryFrom<EventWire> for TopicEvent {
+    type Error = Status;
+    fn try_from(wire: EventWire) -> Result<Self, Status> {
+        Ok(match wire.event.ok_or_else(|| unreadable("an event"))? {
+            EventOneof::Notification(notification) => Self::Notification(notification.try_into()?),
+            EventOneof::Change(change) => Self::Change(change.try_into()?),
+            EventOneof::AppJson(json) => Self::App(AppEvent {
+                sequence: Some(Sequence(wire.sequence)),
+                payload: stored_json(&json)?.ok_or_else(|| unreadable("an event"))?,
+            }),
+            EventOneof::Message(message) => Self::Message(message.try_into()?),
+        })
+    }
+}
