@@ -253,9 +253,7 @@ async fn connect(client: Client, pause: Duration, changes: Vec<Change>) -> Resul
         move |push: PushInfo| {
             match push.kind {
                 PushKind::Message | PushKind::PMessage => {
-                    if queue.try_send(push).is_err() {
-                        overflowed.store(true, Ordering::Relaxed);
-                    }
+                    overflowed.fetch_or(queue.try_send(push).is_err(), Ordering::Relaxed);
                 }
                 PushKind::Disconnection => ended.notify_one(),
                 _ => {}

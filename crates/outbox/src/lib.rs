@@ -171,8 +171,14 @@ impl Relay {
 
 /// What followers of the row's topic are told.
 fn announcement(row: &OutboxRow) -> (Topic, Event) {
-    let Announcement::Final(segment) = &row.announcement;
-    (row.topic.clone(), Event::Caption(Caption::Final(segment.clone())))
+    let event = match row.announcement.clone() {
+        Announcement::Final(segment) => Event::Caption(Caption::Final(segment)),
+        Announcement::Notification { notification, unread } => Event::Notification { notification, unread },
+        Announcement::Change(change) => Event::NotificationChanged(change),
+        Announcement::Message(message) => Event::Message(message),
+        Announcement::App(event) => Event::App(event),
+    };
+    (row.topic.clone(), event)
 }
 
 /// How long to wait for a ring after so many failures in a row.

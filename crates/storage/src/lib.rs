@@ -1,17 +1,26 @@
-//! Postgres: sessions, streams, stream keys, transcripts and the outbox. The only crate that speaks SQL.
+//! Postgres: sessions, streams, stream keys, transcripts, notifications, messages
+//! and the outbox. The only crate that speaks SQL.
 //!
 //! This changes when what is kept, or how, changes. It must not know who asks: no sockets, no gRPC, no Redis. Times
 //! and ids are arguments, what is not found is `Ok(None)`, and every operation is over, one way or the other, within
 //! [`OPERATION_LIMIT`] plus the wait for a connection.
 //!
 //! Invariant: a final, its place in the topic and its announcement are one transaction
-//! ([`Storage::record_final`]); whoever sees sequence N can read every sequence before it.
+//! ([`Storage::record_final`]), and so are a notification, its place and its announcement, and every change of an
+//! inbox; whoever sees sequence N can read every sequence before it.
 
 mod columns;
 mod connection;
 mod error;
+mod messages;
 mod migrations;
+mod notifications;
+mod notifications_change;
+mod notifications_due;
+mod notifications_list;
+mod notifications_replay;
 mod outbox_rows;
+mod preferences;
 mod sessions;
 mod stream_keys;
 mod streams;
@@ -25,8 +34,15 @@ use tokio_postgres::NoTls;
 
 pub use connection::{OPERATION_LIMIT, STATEMENT_SECONDS};
 pub use error::{FAILURES_TOTAL, StorageError};
+pub use messages::{MessageChange, NewMessage};
 pub use migrations::schema_fingerprint;
+pub use notifications::{Idempotency, NewNotifications, Publication};
+pub use notifications_change::{InboxChange, Mark};
+pub use notifications_due::{Delivery, Way};
+pub use notifications_list::InboxFilter;
+pub use notifications_replay::{InboxEvent, Story};
 pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
+pub use preferences::PushSubscription;
 pub use sessions::{Session, SessionStatus};
 pub use stream_keys::{NewStreamKey, StreamKey};
 pub use streams::{KnownStream, NewStream, OpenStream};

@@ -1,4 +1,7 @@
-use model::{Final, Samples, Sequence, SessionSlug, Speaker, Timestamp, Topic, UtteranceId};
+use model::{
+    AppEvent, Change, Final, JsonObject, Message, Notification, NotificationChange, Samples, Sequence,
+    SessionSlug, Speaker, Timestamp, Topic, Unread, UserId, UtteranceId,
+};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
 
@@ -26,6 +29,19 @@ pub struct OutboxRow {
 pub enum Announcement {
     /// A final was stored.
     Final(Final),
+    /// A notification came into an inbox.
+    Notification {
+        /// What it is.
+        notification: Notification,
+        /// What is unread with it.
+        unread: Unread,
+    },
+    /// An inbox changed otherwise.
+    Change(NotificationChange),
+    /// Something was said, changed or taken back in a room.
+    Message(Message),
+    /// An application published.
+    App(AppEvent),
 }
 
 /// `outbox.payload`. Topic and sequence have their own columns. A kind that this program does not know is left for
@@ -46,10 +62,26 @@ pub(crate) enum Payload {
         words: Vec<WordColumn>,
         at: Timestamp,
     },
+    Notification {
+        notification: Notification,
+        unread: u64,
+    },
+    Change {
+        user: UserId,
+        change: Change,
+        unread: u64,
+        at: Timestamp,
+    },
+    Message {
+        message: Message,
+    },
+    App {
+        event: JsonObject,
+    },
 }
 
 /// The kinds that [`Payload`] can read.
-const KNOWN_KINDS: [&str; 1] = ["final"];
+const KNOWN_KINDS: [&str; 5] = ["final", "notification", "change", "message", "app"];
 
 impl Payload {
     pub(crate) fn of(segment: &Final) -> Self {
@@ -68,35 +100,47 @@ impl Payload {
         }
     }
 
-    fn announcement(self, sequence: Sequence) -> Announcement {
-        let Self::Final {
-            session,
-            utterance,
-            revision,
-            identity,
-            name,
-            text,
-            language,
-            start,
-            end,
-            words: columns,
-            at,
-        } = self;
-        let speaker = Speaker { identity, name };
-        let words = words(columns);
-        Announcement::Final(Final {
-            session,
-            sequence,
-            utterance,
-            revision,
-            speaker,
-            text,
-            language,
-            start,
-            end,
-            words,
-            at,
-        })
+    pub(crate) fn announcement(self, sequence: Sequence) -> Announcement {
+        match self {
+            Self::Final {
+                session,
+                utterance,
+                revision,
+                identity,
+                name,
+                text,
+                language,
+                start,
+                end,
+                words: columns,
+                at,
+            } => {
+                let speaker = Speaker { identity, name };
+                let words = words(columns);
+                Announcement::Final(Final {
+                    session,
+                    sequence,
+                    utterance,
+                    revision,
+                    speaker,
+                    text,
+                    language,
+                    start,
+                    end,
+                    words,
+                    at,
+                })
+            }
+            Self::Notification { notification, unread: count } => {
+                Announcement::Notification { notification, unread: Unread { count, version: sequence } }
+            }
+            Self::Change { user, change, unread: count, at } => {
+                let unread = Unread { count, version: sequence };
+                Announcement::Change(NotificationChange { user, change, unread, at })
+            }
+            Self::Message { message } => Announcement::Message(message),
+            Self::App { event } => Announcement::App(AppEvent { sequence: Some(sequence), payload: event }),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod faults;
+mod messages;
+mod notifications;
 mod outbox;
 mod sessions;
 mod stream_keys;

@@ -1,0 +1,305 @@
+//! What is said in rooms.
+
+use futures_util::future::join5;
+use model::{JsonObject, Message, MessageId, RoomId, Sequence, Timestamp, Topic, UserId};
+use tokio_postgres::{
+    Row,
+    types::{Json, ToSql},
+};
+
+use crate::{
+    Storage, StorageError, Story,
+    columns::{parsed, signed, text, timestamp, unsigned},
+    connection::Statement,
+};
+
+/// A message that is to be said.
+#[derive(Debug, Clone)]
+pub struct NewMessage<'a> {
+    /// Its id, should it be new.
+    pub id: MessageId,
+    /// Where.
+    pub room: &'a RoomId,
+    /// Who says it.
+    pub author: &'a UserId,
+    /// The id that the author's client gave it.
+    pub client_message_id: Option<&'a str>,
+    /// What is said.
+    pub text: &'a str,
+    /// Whatever the application wants back.
+    pub metadata: Option<&'a JsonObject>,
+    /// The present moment.
+    pub at: Timestamp,
+}
+
+/// What came of a change of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageChange {
+    /// It is as it should be now, perhaps since before.
+    Done(Message),
+    /// It is another author's.
+    NotAuthor,
+    /// There is no such message, or it was deleted.
+    Unknown,
+}
+
+/// The columns that [`message`] reads, in its order.
+macro_rules! message_columns {
+    () => {
+        "id, room_id, sequence, position, author, client_message_id, text, metadata, created_at, edited_at, deleted_at"
+    };
+}
+
+const PREPARE_ROOM: &str =
+    "INSERT INTO topics (name, sequence) VALUES ('room:' || $1::text, 0) ON CONFLICT (name) DO NOTHING";
+
+const LOCK_ROOM: &str = "SELECT FROM topics WHERE name = 'room:' || $1::text FOR UPDATE";
+
+/// A message's announcement, from `$source` in which its columns are.
+macro_rules! announced {
+    ($source:literal) => {
+        concat!(
+            "announced AS (
+                 INSERT INTO outbox (topic, sequence, payload, created_at)
+                 SELECT 'room:' || room_id, sequence, jsonb_build_object('kind', 'message', 'message', jsonb_build_object(
+                     'id', id, 'room', room_id, 'sequence', sequence, 'position', position, 'author', author,
+                     'client_message_id', client_message_id, 'text', text, 'metadata', metadata,
+                     'created_at', (extract(epoch FROM created_at) * 1000)::bigint,
+                     'edited_at', (extract(epoch FROM edited_at) * 1000)::bigint,
+                     'deleted_at', (extract(epoch FROM deleted_at) * 1000)::bigint)), $2::timestamptz
+                 FROM ",
+            $source,
+            ")"
+        )
+    };
+}
+
+const SEND: Statement = Statement {
+    name: "send_message",
+    sql: concat!(
+        "WITH known AS (
+             SELECT * FROM messages
+             WHERE room_id = $1 AND author = $4 AND client_message_id = $5::text),
+         counted AS (
+             UPDATE topics SET sequence = sequence + 1
+             WHERE name = 'room:' || $1::text AND NOT EXISTS (SELECT FROM known) RETURNING sequence),
+         said AS (
+             INSERT INTO messages (id, room_id, position, sequence, author, client_message_id, text, metadata, created_at)
+             SELECT $3::uuid, $1::text, sequence, sequence, $4::text, $5::text, $6::text, $7::json, $2::timestamptz
+             FROM counted RETURNING *),
+         ",
+        announced!("said"),
+        " SELECT ",
+        message_columns!(),
+        " FROM said UNION ALL SELECT ",
+        message_columns!(),
+        " FROM known"
+    ),
+};
+
+/// Changes a message that is the author's and is not deleted. The first row is the message as it is now, when it is
+/// the author's, and whether it is.
+macro_rules! amend {
+    ($set:literal) => {
+        concat!(
+            "WITH found AS (SELECT * FROM messages WHERE id = $3 AND room_id = $1 AND deleted_at IS NULL),
+             counted AS (
+                 UPDATE topics SET sequence = topics.sequence + 1
+                 WHERE name = 'room:' || $1::text AND EXISTS (SELECT FROM found WHERE author = $4)
+                 RETURNING sequence),
+             amended AS (
+                 UPDATE messages SET sequence = counted.sequence, ",
+            $set,
+            " FROM counted WHERE messages.id = $3 RETURNING messages.*),
+             ",
+            announced!("amended"),
+            " SELECT ",
+            message_columns!(),
+            " FROM amended UNION ALL SELECT ",
+            message_columns!(),
+            " FROM found WHERE author <> $4"
+        )
+    };
+}
+
+const EDIT: Statement = Statement { name: "edit_message", sql: amend!("text = $5, edited_at = $2") };
+
+const TAKE_BACK: Statement =
+    Statement { name: "delete_message", sql: amend!("text = $5, metadata = NULL, deleted_at = $2") };
+
+const HISTORY: Statement = Statement {
+    name: "message_history",
+    sql: concat!(
+        "SELECT ",
+        message_columns!(),
+        " FROM messages WHERE room_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3"
+    ),
+};
+
+const SINCE: Statement = Statement {
+    name: "messages_since",
+    sql: concat!(
+        "SELECT ",
+        message_columns!(),
+        " FROM messages WHERE room_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"
+    ),
+};
+
+impl Storage {
+    /// Says something in a room, gives it the next sequence of the room's topic and queues its announcement, all or
+    /// nothing. What this author said under the same client message id before is answered as it is now.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn send_message(&self, new: NewMessage<'_>) -> Result<Message, StorageError> {
+        let parameters: [&(dyn ToSql + Sync); 7] = [
+            &new.room.as_str(),
+            &new.at.to_jiff(),
+            &new.id.0,
+            &new.author.as_str(),
+            &new.client_message_id,
+            &text(new.text),
+            &new.metadata.map(Json),
+        ];
+        match self.in_room(new.room, true, &SEND, &parameters).await? {
+            Some(row) => message(&row),
+            None => Err(StorageError::Defect("a message was not stored".to_owned()).counted()),
+        }
+    }
+
+    /// Replaces the text of a message.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn edit_message(
+        &self,
+        room: &RoomId,
+        id: MessageId,
+        author: &UserId,
+        new_text: &str,
+        now: Timestamp,
+    ) -> Result<MessageChange, StorageError> {
+        self.amend(&EDIT, room, id, author, new_text, now).await
+    }
+
+    /// Takes back what was said: the message stays in its place without its text.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn delete_message(
+        &self,
+        room: &RoomId,
+        id: MessageId,
+        author: &UserId,
+        now: Timestamp,
+    ) -> Result<MessageChange, StorageError> {
+        self.amend(&TAKE_BACK, room, id, author, "", now).await
+    }
+
+    async fn amend(
+        &self,
+        statement: &Statement,
+        room: &RoomId,
+        id: MessageId,
+        author: &UserId,
+        new_text: &str,
+        now: Timestamp,
+    ) -> Result<MessageChange, StorageError> {
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&room.as_str(), &now.to_jiff(), &id.0, &author.as_str(), &text(new_text)];
+        let Some(row) = self.in_room(room, false, statement, &parameters).await? else {
+            return Ok(MessageChange::Unknown);
+        };
+        let message = message(&row)?;
+        Ok(if message.author == *author { MessageChange::Done(message) } else { MessageChange::NotAuthor })
+    }
+
+    /// What was said in a room before a position, newest first, and the room's newest sequence. The sequence is read
+    /// first, so that whoever replays after it misses nothing.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn messages(
+        &self,
+        room: &RoomId,
+        before: Option<Sequence>,
+        limit: u32,
+    ) -> Result<(Vec<Message>, Sequence), StorageError> {
+        let through = self.last_sequence(&Topic::Room(room.clone())).await?;
+        let before = before.map_or(i64::MAX, |before| signed(before.0));
+        let rows = self.query(&HISTORY, &[&room.as_str(), &before, &i64::from(limit)]).await?;
+        Ok((rows.iter().map(message).collect::<Result<_, _>>()?, through))
+    }
+
+    /// Messages that were said, changed or taken back in a room after a sequence, at most `limit`, each as it is now.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn replay_room(
+        &self,
+        room: &RoomId,
+        since: Sequence,
+        limit: u32,
+    ) -> Result<Story<Message>, StorageError> {
+        let topic = Topic::Room(room.clone()).to_string();
+        let (bounds, rows, _) =
+            self.read_topic("replay_room", &topic, Some(room.as_str()), &SINCE, since, limit).await?;
+        let messages = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+        let full = messages.len() >= limit as usize;
+        Ok(bounds.story(messages, |message| message.sequence, since, limit, full))
+    }
+
+    /// Runs `statement` under the lock of the room's topic, in one round trip; its first row.
+    async fn in_room(
+        &self,
+        room: &RoomId,
+        comes_into_being: bool,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, StorageError> {
+        let mut connection = self.connection().await?;
+        let rows = connection
+            .limited(statement.name, async |object| {
+                let prepare = object.prepare_cached(PREPARE_ROOM).await?;
+                let lock = object.prepare_cached(LOCK_ROOM).await?;
+                let main = object.prepare_cached(statement.sql).await?;
+                let room = room.as_str();
+                let named: [&(dyn ToSql + Sync); 1] = [&room];
+                let (begun, prepared, locked, rows, committed) = join5(
+                    object.batch_execute("BEGIN"),
+                    async { if comes_into_being { object.execute(&prepare, &named).await } else { Ok(0) } },
+                    object.query(&lock, &named),
+                    object.query(&main, parameters),
+                    object.batch_execute("COMMIT"),
+                )
+                .await;
+                begun?;
+                prepared?;
+                locked?;
+                let rows = rows?;
+                committed?;
+                Ok(rows)
+            })
+            .await?;
+        Ok(rows.into_iter().next())
+    }
+}
+
+fn message(row: &Row) -> Result<Message, StorageError> {
+    let metadata: Option<Json<JsonObject>> = row.try_get(7)?;
+    let edited_at: Option<jiff::Timestamp> = row.try_get(9)?;
+    let deleted_at: Option<jiff::Timestamp> = row.try_get(10)?;
+    Ok(Message {
+        id: MessageId(row.try_get(0)?),
+        room: parsed(row.try_get(1)?)?,
+        sequence: Sequence(unsigned(row.try_get(2)?)),
+        position: Sequence(unsigned(row.try_get(3)?)),
+        author: parsed(row.try_get(4)?)?,
+        client_message_id: row.try_get(5)?,
+        text: row.try_get(6)?,
+        metadata: metadata.map(|Json(metadata)| metadata),
+        created_at: timestamp(row.try_get(8)?),
+        edited_at: edited_at.map(timestamp),
+        deleted_at: deleted_at.map(timestamp),
+    })
+}
