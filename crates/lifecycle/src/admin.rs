@@ -1,4 +1,4 @@
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -18,10 +18,29 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// How often histograms are folded.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A page of a service's own on its admin listener: its path, and JSON that is made when it is asked for.
+#[derive(Clone)]
+pub struct AdminPage {
+    /// Such as `/stats`.
+    pub path: &'static str,
+    /// Makes the answer; must not wait for anything.
+    pub json: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
 /// Answers `/livez`, `/readyz` (200, or 503 naming each dependency that is away) and `/metrics` (Prometheus text)
 /// until the hard stop, so that a draining process still says so. Run it with [`Lifecycle::spawn_companion`].
 pub async fn serve_admin(listener: TcpListener, readiness: Readiness, life: Lifecycle) {
-    let connections = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    serve_admin_with(listener, readiness, life, None).await;
+}
+
+/// As [`serve_admin`], with a page of the service's own.
+pub async fn serve_admin_with(
+    listener: TcpListener,
+    readiness: Readiness,
+    life: Lifecycle,
+    page: Option<AdminPage>,
+) {
+    let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let connection_tasks = tokio_util::task::TaskTracker::new();
     let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
@@ -38,11 +57,11 @@ pub async fn serve_admin(listener: TcpListener, readiness: Readiness, life: Life
             },
         };
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-        let readiness = readiness.clone();
+        let (readiness, page) = (readiness.clone(), page.clone());
         let stopping = life.stopping().clone();
         drop(connection_tasks.spawn(async move {
             let _permit = permit;
-            let service = service_fn(move |request| answer(request, readiness.clone()));
+            let service = service_fn(move |request| answer(request, readiness.clone(), page.clone()));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_LIMIT)
@@ -60,6 +79,7 @@ pub async fn serve_admin(listener: TcpListener, readiness: Readiness, life: Life
 async fn answer(
     request: Request<Incoming>,
     readiness: Readiness,
+    page: Option<AdminPage>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, body) = match request.uri().path() {
         "/livez" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
@@ -72,6 +92,9 @@ async fn answer(
             (status, "application/json", body.to_string())
         }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", telemetry::Metrics::prometheus()),
+        path if page.as_ref().is_some_and(|page| page.path == path) => {
+            (StatusCode::OK, "application/json", page.map(|page| (page.json)()).unwrap_or_default())
+        }
         _ => (StatusCode::NOT_FOUND, "text/plain", "try /livez, /readyz or /metrics\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

@@ -19,7 +19,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use admin::serve_admin;
+pub use admin::{AdminPage, serve_admin, serve_admin_with};
 pub use healthcheck::{Unhealthy, healthcheck};
 pub use process::{Service, run_service};
 pub use readiness::Readiness;

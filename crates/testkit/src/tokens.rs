@@ -1,8 +1,8 @@
-//! Session tokens, good and bad. A token with a wrong secret is one that was signed with another.
+//! Tokens of sessions and of users, good and bad. A token with a wrong secret is one that was signed with another.
 
 use std::time::Duration;
 
-use auth::{SessionClaims, SessionTokens};
+use auth::{SessionClaims, SessionTokens, UserClaims, UserTokens};
 use model::{Clock, SessionSlug, Timestamp};
 use settings::Secret;
 
@@ -68,6 +68,20 @@ pub fn lasting(secret: &Secret, session: &SessionSlug, identity: &str, lifetime:
 /// As [`sign`].
 pub fn follow_only(secret: &Secret, session: &SessionSlug, identity: &str) -> String {
     sign(secret, &SessionClaims { scope: Some("follow".to_owned()), ..claims(session, identity) })
+}
+
+/// A token of a user that ends so soon; one that has ended, for a lifetime below zero.
+///
+/// # Panics
+/// As [`sign`].
+pub fn of_user(secret: &Secret, user: &str, lifetime_s: i64) -> String {
+    let claims = UserClaims {
+        user_id: Some(user.to_owned()),
+        sub: Some(user.to_owned()),
+        exp: seconds(Clock::system().now()) + lifetime_s,
+        ..UserClaims::default()
+    };
+    UserTokens::new(vec![secret.clone()], Clock::system()).issue(&claims).expect("claims that can be signed")
 }
 
 fn seconds(moment: Timestamp) -> i64 {

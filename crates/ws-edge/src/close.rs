@@ -21,6 +21,8 @@ pub(crate) enum Close {
     MissingToken,
     /// The token did not verify, or was over when the socket was opened.
     InvalidToken,
+    /// There was no good token of a user: what system C says.
+    Unauthorized,
     /// Something that this peer may not do, or did too often.
     Policy,
     /// Another socket of this participant has resumed the stream.
@@ -41,12 +43,13 @@ pub(crate) enum Close {
 
 impl Close {
     #[cfg(test)]
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::GoingAway,
         Self::Protocol,
         Self::BadData,
         Self::MissingToken,
         Self::InvalidToken,
+        Self::Unauthorized,
         Self::Policy,
         Self::Elsewhere,
         Self::TooBig,
@@ -63,7 +66,9 @@ impl Close {
             Self::GoingAway => 1001,
             Self::Protocol => 1002,
             Self::BadData => 1007,
-            Self::MissingToken | Self::InvalidToken | Self::Policy | Self::Elsewhere => 1008,
+            Self::MissingToken | Self::InvalidToken | Self::Unauthorized | Self::Policy | Self::Elsewhere => {
+                1008
+            }
             Self::TooBig => 1009,
             Self::Fault => 1011,
             Self::Busy => 1013,
@@ -81,6 +86,7 @@ impl Close {
             Self::BadData => "Data could not be decoded",
             Self::MissingToken => "Missing transcription token",
             Self::InvalidToken => "Invalid or expired transcription token",
+            Self::Unauthorized => "Unauthorized",
             Self::Policy => "Not allowed",
             Self::Elsewhere => "Stream continued elsewhere",
             Self::TooBig => "Message too big",

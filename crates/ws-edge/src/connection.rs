@@ -32,6 +32,9 @@ use voice::Voice;
 /// Pings that may go unanswered (system A's documents: three of 15 s).
 const PINGS_UNANSWERED_MAX: u32 = 3;
 
+/// Largest message from a client, in bytes; above it the socket closes with 1009.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Messages in a row that cannot be followed before the socket closes with 1008.
 const BAD_MESSAGES_MAX: u32 = 20;
 

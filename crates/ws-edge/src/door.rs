@@ -10,13 +10,14 @@ use std::{
 use http::{HeaderMap, Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use settings::Network;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::sleep,
 };
 
-use crate::{Edge, handshake::Place, limits::FORGET_INTERVAL, route, settings::Network};
+use crate::{Edge, handshake::Place, limits::FORGET_INTERVAL, route};
 
 /// How long a peer may take to send the head of a request, and how long it may keep a connection without one. Longer
 /// than nginx keeps its connections to us, so that it never sends a request into one that we close.
@@ -36,9 +37,17 @@ const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 45\r\n\
     Retry-After: 2\r\nConnection: close\r\n\r\n{\"error\":\"Too many connections, try later\"}\r\n";
 
-/// Accepts until the edge drains.
-pub(crate) async fn accept(edge: Arc<Edge>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(edge.settings.connections_max));
+/// Which way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// `PORT`: everything by path.
+    Main,
+    /// `CHAT_PORT`: where clients of system C find `/ws`, under any path.
+    Chat,
+}
+
+/// Accepts until the edge drains. Doors share their `places`.
+pub(crate) async fn accept(edge: Arc<Edge>, door: Door, listener: TcpListener, places: Arc<Semaphore>) {
     loop {
         let accepted = tokio::select! {
             () = edge.life.draining().cancelled() => return,
@@ -53,7 +62,7 @@ pub(crate) async fn accept(edge: Arc<Edge>, listener: TcpListener) {
             }
         };
         match places.clone().try_acquire_owned() {
-            Ok(place) => edge.life.spawn(serve(edge.clone(), stream, peer, Arc::new(place))),
+            Ok(place) => edge.life.spawn(serve(edge.clone(), door, stream, peer, Arc::new(place))),
             Err(_) => {
                 edge.tally.error("every connection is taken".to_owned(), edge.clock.now());
                 // As much as fits into the kernel's buffer, without waiting for anybody.
@@ -73,7 +82,7 @@ pub(crate) async fn forget(edge: Arc<Edge>) {
     }
 }
 
-async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: SocketAddr, place: Place) {
+async fn serve(edge: Arc<Edge>, door: Door, stream: TcpStream, peer: SocketAddr, place: Place) {
     // Captions are small and awaited.
     let _ = stream.set_nodelay(true);
     let service_edge = edge.clone();
@@ -82,7 +91,7 @@ async fn serve(edge: Arc<Edge>, stream: TcpStream, peer: SocketAddr, place: Plac
         request.extensions_mut().insert(place.clone());
         async move {
             let client = client(&edge.settings.trusted_proxies, peer.ip(), request.headers());
-            Ok::<_, Infallible>(route::answer(&edge, client, request).await)
+            Ok::<_, Infallible>(route::answer(&edge, door, client, request).await)
         }
     });
     let connection = http1::Builder::new()

@@ -155,16 +155,23 @@ pub(crate) fn replay<S: Story>(
     let (edge, feed, topic) = (edge.clone(), feed.clone(), topic.clone());
     Box::pin(async move {
         feed.begun().await;
-        let mut pause = BACK_OFF.0;
-        loop {
-            match S::after(&edge, &topic, after).await {
-                Ok(page) => return page,
-                Err(error) => tracing::warn!(%error, "replay"),
-            }
-            sleep(pause).await;
-            pause = longer(pause);
-        }
+        patiently(|| S::after(&edge, &topic, after)).await
     })
+}
+
+/// Asks until there is an answer.
+pub(crate) async fn patiently<T, E: fmt::Display, F: Future<Output = Result<T, E>>>(
+    ask: impl Fn() -> F,
+) -> T {
+    let mut pause = BACK_OFF.0;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => tracing::warn!(%error, "read the past of a topic"),
+        }
+        sleep(pause).await;
+        pause = longer(pause);
+    }
 }
 
 impl<S: Story> Feeds<S> {
@@ -256,15 +263,18 @@ pub(crate) async fn listen(edge: Arc<Edge>, mut subscriber: Subscriber, mut wish
             () = edge.life.stopping().cancelled() => return,
             wish = wishes.recv() => match wish {
                 Some(Topic::Session(session)) => edge.transcripts.attend(&session, &mut subscriber).await,
-                Some(_) => {}
+                Some(topic) => edge.happenings.attend(&topic, &mut subscriber).await,
                 None => return,
             },
             received = subscriber.recv() => match received {
                 Received::Event { topic: Topic::Session(session), event } => {
                     edge.transcripts.hear(&session, event);
                 }
-                Received::Event { .. } => {}
-                Received::Gap => edge.transcripts.missed(),
+                Received::Event { topic, event } => edge.happenings.hear(&topic, event),
+                Received::Gap => {
+                    edge.transcripts.missed();
+                    edge.happenings.missed();
+                }
             },
         }
     }
@@ -275,6 +285,9 @@ enum Read<R> {
     Last(Sequence),
     After(Page<R>),
 }
+
+/// A question to the store.
+type Reading<S> = BoxFuture<'static, Result<Read<<S as Story>::Record>, <S as Story>::Away>>;
 
 async fn read<S: Story>(
     edge: Arc<Edge>,
@@ -301,7 +314,7 @@ async fn run<S: Story>(
     let wish = async || drop(feeds.wishes.0.send(S::on_the_bus(&topic)).await);
     wish().await;
     let mut teller = Teller { edge: &edge, topic: &topic, feed: &feed, order: Order::default() };
-    let mut reading: Option<BoxFuture<'static, Result<Read<S::Record>, S::Away>>> = None;
+    let mut reading: Option<Reading<S>> = None;
     let (mut pause, mut asked) = (Duration::ZERO, 0);
     let mut look = Instant::now() + LINGER;
     loop {

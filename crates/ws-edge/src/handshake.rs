@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use auth::AuthError;
+use auth::{AuthError, User};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use model::{FaultKind, Sequence, SessionSlug};
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,14 +13,22 @@ use crate::{
     answers::{self, Answer},
     close::Close,
     connection::{self, Connection, Peer},
+    door::Door,
     limits::TooOften,
     protocol,
     settings::UpgradeAuth,
     socket::Socket,
+    tab::{self, Tab, protocol::Problem},
 };
 
-/// Where clients connect.
+/// Where clients of captions connect.
 pub(crate) const WEBSOCKET_PATH: &str = "/api/realtime/transcribe";
+
+/// Where clients of notifications connect.
+pub(crate) const TAB_PATH: &str = "/ws";
+
+/// Where those of Socket.IO would, who speak another language.
+const SOCKET_IO_PATH: &str = "/socket.io";
 
 /// When a client that came during a drain may try another edge.
 const DRAINING_RETRY: Duration = Duration::from_secs(1);
@@ -66,13 +74,29 @@ impl From<AuthError> for Refusal {
     }
 }
 
+/// What is behind a path.
+enum Behind {
+    Captions,
+    Notifications,
+}
+
+fn behind(door: Door, path: &str) -> Option<Behind> {
+    match (door, path) {
+        (Door::Main, WEBSOCKET_PATH) => Some(Behind::Captions),
+        (Door::Main, _) if path.strip_suffix('/').unwrap_or(path) == TAB_PATH => Some(Behind::Notifications),
+        // System C takes any path.
+        (Door::Chat, _) if !path.starts_with(SOCKET_IO_PATH) => Some(Behind::Notifications),
+        _ => None,
+    }
+}
+
 /// Answers an upgrade request and, if that is 101, starts the connection.
-pub(crate) fn upgrade<B>(edge: &Arc<Edge>, client: IpAddr, mut request: Request<B>) -> Answer {
+pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer {
     let path = request.uri().path().to_owned();
     tracing::info!(path, %client, "upgrade requested");
-    if path != WEBSOCKET_PATH {
+    let Some(behind) = behind(door, &path) else {
         return refused(edge, &path, FaultKind::NotFound, answers::empty(StatusCode::NOT_FOUND));
-    }
+    };
     if request.headers().get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let mut answer = answers::error(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13");
         answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -93,44 +117,99 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, client: IpAddr, mut request: Request<
             answers::error(StatusCode::TOO_MANY_REQUESTS, "Too many new connections from this address");
         return refused(edge, &path, FaultKind::Overloaded, answers::retry_after(answer, retry_after));
     }
-    let peer = peer(edge, request.headers(), request.uri().query().unwrap_or_default());
-    if let Err(refusal) = &peer
-        && edge.settings.upgrade_auth == UpgradeAuth::Reject
-    {
-        let status = match refusal.fault {
-            // System A answers 401 for a session that does not match as well.
-            FaultKind::Forbidden => StatusCode::UNAUTHORIZED,
-            fault => StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::FORBIDDEN),
-        };
-        return refused(edge, &path, refusal.fault, answers::empty(status));
+    let query = request.uri().query().unwrap_or_default();
+    match behind {
+        Behind::Captions => {
+            let peer = peer(edge, request.headers(), query);
+            if let Err(refusal) = &peer
+                && edge.settings.upgrade_auth == UpgradeAuth::Reject
+            {
+                let status = match refusal.fault {
+                    // System A answers 401 for a session that does not match as well.
+                    FaultKind::Forbidden => StatusCode::UNAUTHORIZED,
+                    fault => StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::FORBIDDEN),
+                };
+                return refused(edge, &path, refusal.fault, answers::empty(status));
+            }
+            let bytes_max = connection::MESSAGE_BYTES_MAX;
+            establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
+                match peer {
+                    Ok(peer) => {
+                        visit.established(&edge);
+                        connection::serve(Connection::new(&edge, socket, peer)).await;
+                    }
+                    Err(Refusal { fault, message, close, retry_after }) => {
+                        visit.refused(&edge, fault, close, &message);
+                        let error = protocol::error(fault, &message, retry_after);
+                        Box::pin(socket.close(Some(error), close, edge.life.stopping())).await;
+                    }
+                }
+            });
+        }
+        Behind::Notifications => {
+            let user = user(edge, request.headers(), query);
+            let bytes_max = tab::MESSAGE_BYTES_MAX;
+            establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
+                match user {
+                    Ok(user) => {
+                        visit.established(&edge);
+                        tab::serve(Tab::new(&edge, socket, user)).await;
+                    }
+                    Err((problem, close)) => {
+                        visit.refused(&edge, problem.fault(), close, problem.text());
+                        let error = tab::protocol::error(problem, None);
+                        Box::pin(socket.close(Some(error), close, edge.life.stopping())).await;
+                    }
+                }
+            });
+        }
+    }
+    switching_protocols(&accept)
+}
+
+/// Who upgrades what, for the log.
+struct Visit {
+    path: String,
+    client: IpAddr,
+}
+
+impl Visit {
+    fn established(&self, edge: &Edge) {
+        let Self { path, client } = self;
+        edge.tally.upgrade("established");
+        tracing::info!(path, %client, "upgrade established");
     }
 
+    fn refused(&self, edge: &Edge, fault: FaultKind, close: Close, reason: &str) {
+        let Self { path, client } = self;
+        edge.tally.upgrade(fault.label());
+        edge.tally.closed(close);
+        tracing::info!(path, %client, code = close.code(), reason, "upgrade refused");
+    }
+}
+
+/// Waits for the socket behind the answer and hands it on.
+fn establish<B, F: Future<Output = ()> + Send>(
+    edge: &Arc<Edge>,
+    client: IpAddr,
+    path: String,
+    mut request: Request<B>,
+    bytes_max: usize,
+    serve: impl FnOnce(Arc<Edge>, Socket, Visit) -> F + Send + 'static,
+) {
     let upgraded = hyper::upgrade::on(&mut request);
     let place = request.extensions_mut().remove::<Place>();
     let task_edge = edge.clone();
     edge.life.spawn(async move {
         let _place = place;
         let edge = task_edge;
-        let Some(socket) = Box::pin(Socket::after(upgraded, edge.settings.write_limit)).await else {
+        let Some(socket) = Box::pin(Socket::after(upgraded, edge.settings.write_limit, bytes_max)).await
+        else {
             tracing::info!(path, %client, "upgrade abandoned by the client");
             return;
         };
-        match peer {
-            Ok(peer) => {
-                edge.tally.upgrade("established");
-                tracing::info!(path, %client, "upgrade established");
-                connection::serve(Connection::new(&edge, socket, peer)).await;
-            }
-            Err(Refusal { fault, message, close, retry_after }) => {
-                edge.tally.upgrade(fault.label());
-                edge.tally.closed(close);
-                tracing::info!(path, %client, code = close.code(), reason = message, "upgrade refused");
-                let error = protocol::error(fault, &message, retry_after);
-                Box::pin(socket.close(Some(error), close, edge.life.stopping())).await;
-            }
-        }
+        serve(edge, socket, Visit { path, client }).await;
     });
-    switching_protocols(&accept)
 }
 
 fn switching_protocols(accept: &str) -> Answer {
@@ -199,6 +278,25 @@ fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> 
     Ok(Peer { principal, shape, since, partials })
 }
 
+/// Which user asks, or what it is told instead and how its socket ends.
+fn user(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<User, (Problem, Close)> {
+    if !answers::is_allowed(&edge.settings.origins, headers.get(header::ORIGIN)) {
+        return Err((Problem::Origin, Close::Policy));
+    }
+    let token = parameter(query, "token").filter(|token| !token.trim().is_empty());
+    // Some clients encode it twice; no token holds a percent sign by itself.
+    let token = token.map(|token| if token.contains('%') { decoded(&token) } else { token });
+    let token = token.or_else(|| bearer(headers).map(str::to_owned)).unwrap_or_default();
+    let user = edge.users.verify(&token).map_err(|error| {
+        edge.stats.auth_failure();
+        (Problem::Unauthorized(error.fault()), Close::Unauthorized)
+    })?;
+    edge.limits
+        .user_handshake(user.id())
+        .map_err(|TooOften { retry_after }| (Problem::TooManyConnections { retry_after }, Close::Busy))?;
+    Ok(user)
+}
+
 /// The token of an `Authorization: Bearer …` header (RFC 6750 section 2.1).
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -206,7 +304,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The first value of a query parameter (URL standard section 5.1, `application/x-www-form-urlencoded`).
-fn parameter(query: &str, name: &str) -> Option<String> {
+pub(crate) fn parameter(query: &str, name: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(key) == name).then(|| decoded(value))

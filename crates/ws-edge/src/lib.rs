@@ -6,41 +6,51 @@
 //! socket; captions come back by a
 //! `feed`, which puts them in `order` for the followers of its session.
 
+mod access;
 mod answers;
+mod channel;
 mod close;
 mod connection;
 mod desk;
 mod door;
 mod feed;
 mod handshake;
+mod happenings;
 mod limits;
 mod metrics;
+mod news;
 mod order;
+mod presence;
 mod protocol;
 mod pulse;
+mod rest;
 mod route;
 mod sessions;
 mod settings;
 mod socket;
 mod source;
+mod stats;
+mod tab;
 mod transcript;
 mod update;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use auth::{ServiceKeys, SessionTokens};
+use auth::{ServiceKeys, SessionTokens, UserTokens};
 use event_bus::{BusError, EventBus};
-use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
+use lifecycle::{AdminPage, Lifecycle, ListenError, Readiness, listen, serve_admin_with};
 use model::{Clock, SessionSlug};
-use rpc::{Workers, WorkersError};
+use rpc::{Hub, HubError, Workers, WorkersError};
 use storage::{Storage, StorageError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use sessions::ActiveSpeaker;
 pub use settings::EdgeSettings;
 
 use crate::{
-    desk::Desks, feed::Feeds, limits::Limits, metrics::Tally, sessions::Sessions, transcript::Transcript,
+    desk::Desks, door::Door, feed::Feeds, happenings::Happenings, limits::Limits, metrics::Tally,
+    presence::Presence, sessions::Sessions, stats::Stats, transcript::Transcript,
 };
 
 /// How long a drain may take: what the stages below need, and a little more.
@@ -70,12 +80,17 @@ pub enum StartError {
     /// The address of a worker is wrong.
     #[error(transparent)]
     Workers(#[from] WorkersError),
+    /// The address of the notification hub is wrong.
+    #[error(transparent)]
+    Hub(#[from] HubError),
 }
 
 /// An edge that serves.
 pub struct Running {
     /// The main door.
     pub address: SocketAddr,
+    /// The door of system C's clients, unless it is switched off.
+    pub chat_address: Option<SocketAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin_address: SocketAddr,
     edge: Arc<Edge>,
@@ -94,14 +109,19 @@ pub(crate) struct Edge {
     clock: Clock,
     life: Lifecycle,
     tokens: SessionTokens,
+    users: UserTokens,
     keys: ServiceKeys,
     storage: Storage,
     bus: EventBus,
     workers: Workers,
+    hub: Hub,
     limits: Limits,
     sessions: Sessions,
     transcripts: Feeds<Transcript>,
+    happenings: Feeds<Happenings>,
+    presence: Presence,
     tally: Tally,
+    stats: Stats,
     /// Every stream that is being sent to a worker.
     desks: Desks,
     /// Cancelled when a draining edge has finished its audio and sends its clients away.
@@ -115,6 +135,7 @@ pub(crate) struct Edge {
 /// See [`StartError`].
 pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> Result<Running, StartError> {
     metrics::register();
+    stats::register();
     storage::describe_metrics();
     event_bus::describe_metrics();
     rpc::register_metrics();
@@ -127,43 +148,76 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
     let workers = Workers::new(&settings.workers)?;
+    let hub = Hub::new(&settings.hub)?;
+    let users = UserTokens::new(settings.user_secrets.clone(), clock.clone());
+    if !users.has_secrets() {
+        tracing::warn!("neither JWT_SECRET nor NEXTAUTH_SECRET is set: nobody can follow notifications");
+    }
 
     let listener = listen("PORT", settings.address).await?;
+    let chat = match settings.chat_address {
+        Some(address) => Some(listen("CHAT_PORT", address).await?),
+        None => None,
+    };
     let admin = listen("METRICS_PORT", settings.admin_address).await?;
     let address = listener.local_addr().unwrap_or(settings.address);
+    let chat_address = chat.as_ref().and_then(|chat| chat.local_addr().ok());
     let admin_address = admin.local_addr().unwrap_or(settings.admin_address);
 
     let (sessions, notes) = Sessions::new(clock.clone());
     let (wishes, wished) = feed::wishes();
+    let (presence, changed) = Presence::new();
     let edge = Arc::new(Edge {
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
+        users,
         keys: ServiceKeys::new(settings.service_keys.clone()),
         limits: Limits::new(settings),
         settings: EdgeSettings { address, admin_address, ..settings.clone() },
+        stats: Stats::new(clock.now()),
         clock,
         life: life.clone(),
         storage,
         bus,
         workers,
+        hub,
         sessions,
-        transcripts: Feeds::new(settings.follower_queue, wishes),
+        transcripts: Feeds::new(settings.follower_queue, wishes.clone()),
+        happenings: Feeds::new(settings.follower_queue, wishes),
+        presence,
         tally: Tally::new(),
         desks: Desks::new(),
         farewell: CancellationToken::new(),
     });
 
     let readiness = readiness(&edge);
-    life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
-    life.spawn_companion("bus listener", feed::listen(edge.clone(), edge.bus.subscriber(), wished));
+    life.spawn_companion(
+        "admin listener",
+        serve_admin_with(admin, readiness.clone(), life.clone(), Some(stats_page(&edge))),
+    );
+    life.spawn_companion(
+        "bus listener",
+        feed::listen(edge.clone(), edge.bus.subscriber_with_others(), wished),
+    );
     life.spawn_critical("session notes", notes.run(edge.clone()));
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
-    life.spawn_critical("door", door::accept(edge.clone(), listener));
+    life.spawn_critical("presence", presence::tell(edge.clone(), changed));
+    let places = Arc::new(Semaphore::new(edge.settings.connections_max));
+    life.spawn_critical("door", door::accept(edge.clone(), Door::Main, listener, places.clone()));
+    if let Some(chat) = chat {
+        life.spawn_critical("chat door", door::accept(edge.clone(), Door::Chat, chat, places));
+    }
     life.spawn(say_farewell(edge.clone()));
     life.spawn(announce(edge.clone()));
     readiness.started();
     tracing::info!(%address, "ready");
-    Ok(Running { address, admin_address, edge })
+    Ok(Running { address, chat_address, admin_address, edge })
+}
+
+/// What system C's monitors read beside `/metrics`.
+fn stats_page(edge: &Arc<Edge>) -> AdminPage {
+    let edge = edge.clone();
+    AdminPage { path: "/stats", json: Arc::new(move || edge.stats.json()) }
 }
 
 fn readiness(edge: &Arc<Edge>) -> Readiness {

@@ -4,6 +4,7 @@ use std::{
     hash::{BuildHasher, Hash, RandomState},
     net::IpAddr,
     num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use governor::{
     DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
-use model::{Identity, SessionSlug};
+use model::{Identity, SessionSlug, UserId};
 
 use crate::settings::EdgeSettings;
 
@@ -20,6 +21,10 @@ const HANDSHAKE_BURST_S: u32 = 4;
 
 /// Seconds' worth of messages that may come at once: what a network held back.
 const FRAME_BURST_S: u32 = 2;
+
+/// Seconds' worth of messages of a tab that may come at once: every subscription of a page that opens, and more than a
+/// connection may have, so that whoever asks for too many is told that rather than that it asks too fast.
+const WORD_BURST_S: u32 = 6;
 
 /// Keys that one limiter remembers, about 40 bytes each. When it knows more, it refuses everybody until it has
 /// forgotten those that are back at their full allowance.
@@ -71,6 +76,8 @@ pub(crate) struct Limits {
     addresses: Limiter,
     identities: Limiter,
     frames: Limiter,
+    words: Limiter,
+    tabs: AtomicU64,
 }
 
 impl Limits {
@@ -79,6 +86,8 @@ impl Limits {
             addresses: Limiter::new(settings.address_handshakes, HANDSHAKE_BURST_S),
             identities: Limiter::new(settings.identity_handshakes, HANDSHAKE_BURST_S),
             frames: Limiter::new(settings.frames, FRAME_BURST_S),
+            words: Limiter::new(settings.tab_messages, WORD_BURST_S),
+            tabs: AtomicU64::new(0),
         }
     }
 
@@ -96,6 +105,21 @@ impl Limits {
         self.identities.allow((session, identity))
     }
 
+    /// A new socket of a user.
+    pub(crate) fn user_handshake(&self, user: &UserId) -> Result<(), TooOften> {
+        self.identities.allow(user)
+    }
+
+    /// Names a new `/ws` for [`Limits::word`].
+    pub(crate) fn next_tab(&self) -> u64 {
+        self.tabs.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A message on one `/ws`.
+    pub(crate) fn word(&self, tab: u64) -> Result<(), TooOften> {
+        self.words.allow(tab)
+    }
+
     /// A message of a participant, all sockets counted.
     pub(crate) fn frame(&self, session: &SessionSlug, identity: &Identity) -> Result<(), TooOften> {
         self.frames.allow((session, identity))
@@ -103,7 +127,7 @@ impl Limits {
 
     /// Lets go of keys that nobody used for a while.
     pub(crate) fn forget(&self) {
-        for limiter in [&self.addresses, &self.identities, &self.frames] {
+        for limiter in [&self.addresses, &self.identities, &self.frames, &self.words] {
             limiter.forget();
         }
     }

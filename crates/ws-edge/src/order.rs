@@ -25,6 +25,8 @@ pub(crate) struct Page<R> {
     pub(crate) through: Sequence,
     /// Whether it ends where the store did.
     pub(crate) is_last: bool,
+    /// Whether something after the position is kept no longer.
+    pub(crate) is_incomplete: bool,
 }
 
 /// What became of a record that came by the bus.
@@ -141,7 +143,7 @@ mod tests {
 
     fn given(records: &[u64], through: u64) -> Page<Sequence> {
         let records = records.iter().map(|sequence| Sequence(*sequence)).collect();
-        Page { records, through: Sequence(through), is_last: true }
+        Page { records, through: Sequence(through), is_last: true, is_incomplete: false }
     }
 
     fn check(steps: &[Step], told: &[u64], has_gap: bool) {

@@ -1,4 +1,4 @@
-//! The HTTP routes of system A that need no LiveKit.
+//! HTTP by door and path: the routes of system A that need no LiveKit here, those of notifications in `rest`.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,8 +14,9 @@ use serde_json::{Map, Value};
 use crate::{
     Edge,
     answers::{self, Answer, error, object},
-    handshake::{self, WEBSOCKET_PATH, bearer},
-    protocol,
+    door::Door,
+    handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
+    protocol, rest,
 };
 
 /// Largest request body, in bytes.
@@ -32,16 +33,16 @@ const STOP_PATH: &str = "/api/transcription/stop";
 const ACTIVE_SPEAKER_PATH: &str = "/api/active-speaker";
 
 /// Answers one request.
-pub(crate) async fn answer<B>(edge: &Arc<Edge>, client: IpAddr, request: Request<B>) -> Answer
+pub(crate) async fn answer<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut answer = if handshake::is_upgrade(&request) {
-        handshake::upgrade(edge, client, request)
+        handshake::upgrade(edge, door, client, request)
     } else {
-        route(edge, request).await
+        route(edge, door, request).await
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         answers::allow_origin(answer.headers_mut(), &edge.settings.origins, origin.as_ref());
@@ -50,7 +51,7 @@ where
     answer
 }
 
-async fn route<B>(edge: &Edge, request: Request<B>) -> Answer
+async fn route<B>(edge: &Edge, door: Door, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -59,6 +60,12 @@ where
     let (method, path) = (&head.method, head.uri.path());
     if method == Method::OPTIONS {
         return answers::empty(StatusCode::NO_CONTENT);
+    }
+    if rest::serves(path) {
+        return rest::answer(edge, &head, body).await;
+    }
+    if door == Door::Chat || path == TAB_PATH {
+        return answers::text(StatusCode::UPGRADE_REQUIRED, "text/plain", "Upgrade Required".to_owned());
     }
     if path == WEBSOCKET_PATH {
         return error(StatusCode::UPGRADE_REQUIRED, "WebSocket endpoint. Use WebSocket upgrade.");

@@ -4,11 +4,15 @@
 //! |-|-|-|
 //! | `BIND_ADDR` | `127.0.0.1` | address of both listeners; `0.0.0.0` in containers |
 //! | `PORT` | 3001 | the main door |
+//! | `CHAT_PORT` | 3002 | the door of system C's clients; 0 switches it off |
 //! | `METRICS_PORT` | 9101 | the admin listener: `/livez` `/readyz` `/metrics` |
 //! | `TRANSCRIPTION_JWT_SECRET` | required | verifies session tokens; several, separated by commas, for rotation |
+//! | `JWT_SECRET`, `NEXTAUTH_SECRET`, `JWT_SECRETS` | none | verify user tokens; each may list several. Without any, `/ws` and its REST routes refuse everybody |
 //! | `DATABASE_URL` and others | see `storage` | Postgres |
 //! | `REDIS_URL` and others | see `event-bus` | the bell |
 //! | `TRANSCRIPTION_WORKERS`, `INTERNAL_TOKEN` | see `rpc` | who understands audio |
+//! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
+//! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
 //! | `LEGACY_OPEN_ROUTES` | false | start and stop need no proof, as in system A; only for migration |
 //! | `UPGRADE_AUTH` | `accept` | a bad token: `accept` the upgrade and say why, or `reject` it with 401 |
@@ -20,7 +24,10 @@
 //! | `HANDSHAKES_PER_SECOND` | 50 | new sockets a second from one address; four seconds' worth at once |
 //! | `IDENTITY_HANDSHAKES_PER_SECOND` | 10 | new sockets a second of one participant; four seconds' worth at once |
 //! | `FRAMES_PER_SECOND` | 400 | messages a second of one participant; two seconds' worth at once; more wait, or are dropped where audio cannot wait |
-//! | `FOLLOWER_QUEUE` | 256 | captions that may wait for one follower before it is too slow |
+//! | `WS_MESSAGES_PER_SECOND` | 100 | messages a second on one `/ws`; six seconds' worth at once; more are dropped, and a flood closes it |
+//! | `WS_CHANNELS_MAX` | 256 | channels that one `/ws` may follow |
+//! | `WS_PING_INTERVAL_MS` | 30000 | between pings on `/ws`; a socket that leaves one unanswered is closed |
+//! | `FOLLOWER_QUEUE` | 256 | captions or events that may wait for one follower before it is too slow |
 //! | `PING_INTERVAL_MS` | 15000 | between pings; a socket that leaves three unanswered is closed |
 //! | `WRITE_LIMIT_MS` | 10000 | how long one message may take to leave |
 //! | `RESUME_SECONDS` | 30 | how long a stream waits for its client after `init`, when the socket is lost; 0 to 3600 |
@@ -36,12 +43,12 @@ use std::{
 };
 
 use event_bus::BusSettings;
-use rpc::WorkersSettings;
-use settings::{Problems, Reader, Secret};
+use rpc::{HubSettings, WorkersSettings};
+use settings::{Network, Problems, Reader, Secret};
 use storage::StorageSettings;
 use telemetry::TelemetrySettings;
 
-use crate::protocol::Shape;
+use crate::{access::AccessHook, protocol::Shape};
 
 /// How a failed authentication is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,55 +70,21 @@ impl FromStr for UpgradeAuth {
     }
 }
 
-/// A range of addresses, as `10.0.0.0/8` or one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Network {
-    address: u128,
-    prefix: u32,
-}
-
-impl Network {
-    pub(crate) fn contains(self, address: IpAddr) -> bool {
-        let differing = self.address ^ bits(address);
-        differing.leading_zeros() >= self.prefix
-    }
-}
-
-/// IPv4 addresses are compared in their IPv6 form (RFC 4291 section 2.5.5.2).
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-impl FromStr for Network {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse::<u32>().map_err(|_| ())?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| ())?;
-        let (width, unused) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
-        let prefix = prefix.unwrap_or(width);
-        if prefix > width {
-            return Err(());
-        }
-        Ok(Self { address: bits(address), prefix: prefix + unused })
-    }
-}
-
 /// Everything that an edge can be told; see the table at the head of this file.
 #[derive(Debug, Clone)]
 pub struct EdgeSettings {
     pub(crate) address: SocketAddr,
+    /// `None` when it is switched off.
+    pub(crate) chat_address: Option<SocketAddr>,
     pub(crate) admin_address: SocketAddr,
     pub(crate) jwt_secrets: Vec<Secret>,
+    pub(crate) user_secrets: Vec<Secret>,
     pub(crate) service_keys: Vec<Secret>,
     pub(crate) storage: StorageSettings,
     pub(crate) bus: BusSettings,
     pub(crate) workers: WorkersSettings,
+    pub(crate) hub: HubSettings,
+    pub(crate) access_hook: Option<AccessHook>,
     pub(crate) legacy_open_routes: bool,
     pub(crate) upgrade_auth: UpgradeAuth,
     /// Empty means any.
@@ -123,8 +96,11 @@ pub struct EdgeSettings {
     pub(crate) address_handshakes: NonZeroU32,
     pub(crate) identity_handshakes: NonZeroU32,
     pub(crate) frames: NonZeroU32,
+    pub(crate) tab_messages: NonZeroU32,
+    pub(crate) channels_max: usize,
     pub(crate) follower_queue: usize,
     pub(crate) ping_interval: Duration,
+    pub(crate) tab_ping_interval: Duration,
     pub(crate) write_limit: Duration,
     /// How long a stream waits for a client that knows `resume`.
     pub(crate) resume: Duration,
@@ -160,10 +136,17 @@ impl EdgeSettings {
         if port == admin_port && port != 0 {
             reader.problem("METRICS_PORT", "expected another port than PORT");
         }
+        let chat_port = reader.or("CHAT_PORT", 3002, "a port number, or 0 for none");
+        if chat_port != 0 && [port, admin_port].contains(&chat_port) {
+            reader.problem("CHAT_PORT", "expected another port than PORT and METRICS_PORT");
+        }
         let jwt_secrets = reader.required_secrets("TRANSCRIPTION_JWT_SECRET");
+        let user_secrets = auth::user_secrets(&mut reader);
         let storage = StorageSettings::read(&mut reader);
         let bus = BusSettings::read(&mut reader);
         let workers = WorkersSettings::read(&mut reader);
+        let hub = HubSettings::read(&mut reader);
+        let access_hook = access_hook(&mut reader);
         let telemetry = TelemetrySettings::read(&mut reader);
         let origins = origins(&mut reader);
         let trusted_proxies = trusted_proxies(&mut reader);
@@ -178,10 +161,14 @@ impl EdgeSettings {
         let address_handshakes = rate("HANDSHAKES_PER_SECOND", 50);
         let identity_handshakes = rate("IDENTITY_HANDSHAKES_PER_SECOND", 10);
         let frames = rate("FRAMES_PER_SECOND", 400);
+        let tab_messages = rate("WS_MESSAGES_PER_SECOND", 100);
+        let channels_max = rate("WS_CHANNELS_MAX", 256);
         let connections_max = rate("CONNECTIONS_MAX", 10_000);
         let follower_queue = rate("FOLLOWER_QUEUE", 256);
         let ping_interval =
             reader.millis("PING_INTERVAL_MS", Duration::from_secs(15)).max(Duration::from_millis(10));
+        let tab_ping_interval =
+            reader.millis("WS_PING_INTERVAL_MS", Duration::from_secs(30)).max(Duration::from_millis(10));
         let write_limit =
             reader.millis("WRITE_LIMIT_MS", Duration::from_secs(10)).max(Duration::from_millis(10));
         let drain_spread = reader.millis("DRAIN_SPREAD_MS", Duration::from_secs(3));
@@ -197,12 +184,16 @@ impl EdgeSettings {
         reader.finish(|| {
             Some(Self {
                 address: SocketAddr::new(bind, port),
+                chat_address: (chat_port != 0).then(|| SocketAddr::new(bind, chat_port)),
                 admin_address: SocketAddr::new(bind, admin_port),
                 jwt_secrets,
+                user_secrets,
                 service_keys,
                 storage: storage?,
                 bus,
                 workers,
+                hub,
+                access_hook,
                 legacy_open_routes,
                 upgrade_auth,
                 origins,
@@ -213,8 +204,11 @@ impl EdgeSettings {
                 address_handshakes,
                 identity_handshakes,
                 frames,
+                tab_messages,
+                channels_max: usize::try_from(channels_max.get()).unwrap_or(usize::MAX),
                 follower_queue: usize::try_from(follower_queue.get()).unwrap_or(usize::MAX),
                 ping_interval,
+                tab_ping_interval,
                 write_limit,
                 resume,
                 rejoin,
@@ -226,6 +220,15 @@ impl EdgeSettings {
             })
         })
     }
+}
+
+fn access_hook(reader: &mut Reader) -> Option<AccessHook> {
+    let hook: Option<AccessHook> = reader.optional("CHANNEL_ACCESS_HOOK", "http://host:port/path");
+    let key: Option<Secret> = reader.optional("CHANNEL_ACCESS_KEY", "a text");
+    if key.as_ref().is_some_and(|key| !key.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+        reader.problem("CHANNEL_ACCESS_KEY", "expected visible ASCII characters");
+    }
+    Some(hook?.with(key))
 }
 
 fn seconds(reader: &mut Reader, name: &'static str, default: u64, max: u64) -> Duration {
@@ -292,29 +295,6 @@ mod tests {
             "DATABASE_URL",
         ] {
             assert!(problems.contains(&format!("\n  {name}: ")), "{name} in {problems}");
-        }
-    }
-
-    #[test]
-    fn networks_hold_their_addresses_only() {
-        let cases = [
-            ("127.0.0.0/8", "127.1.2.3", true),
-            ("127.0.0.0/8", "128.0.0.1", false),
-            ("10.1.2.3", "10.1.2.3", true),
-            ("10.1.2.3", "10.1.2.4", false),
-            ("10.1.2.3", "::ffff:10.1.2.3", true),
-            ("::1", "::1", true),
-            ("::1", "127.0.0.1", false),
-            ("fd00::/8", "fd12::1", true),
-            ("0.0.0.0/0", "1.2.3.4", true),
-            ("0.0.0.0/0", "fd12::1", false),
-        ];
-        for (network, address, expected) in cases {
-            let contained = network.parse::<Network>().unwrap().contains(address.parse().unwrap());
-            assert_eq!(contained, expected, "{network} {address}");
-        }
-        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "host", "10.0.0.0/"] {
-            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
     }
 }

@@ -20,9 +20,6 @@ use tungstenite::{
 
 use crate::close::Close;
 
-/// Largest message from a client, in bytes; above it the socket closes with 1009.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-
 /// What a connection reads at once, and keeps while it is idle.
 const READ_BUFFER_BYTES: usize = 1024;
 
@@ -65,15 +62,16 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// The socket behind a request that was answered with 101; `None` when the peer went away meanwhile.
-    pub(crate) async fn after(upgrade: OnUpgrade, write_limit: Duration) -> Option<Self> {
+    /// The socket behind a request that was answered with 101; `None` when the peer went away meanwhile. A message from
+    /// the client of more than `bytes_max` is [`Close::TooBig`].
+    pub(crate) async fn after(upgrade: OnUpgrade, write_limit: Duration, bytes_max: usize) -> Option<Self> {
         let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+            .max_message_size(Some(bytes_max))
+            .max_frame_size(Some(bytes_max));
         let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let inner = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
         Some(Self { inner, write_limit })

@@ -107,7 +107,7 @@ impl Story for Transcript {
             let records = storage.finals_since(&session, after, PAGE).await?;
             let through = records.last().map_or(after, |segment| segment.sequence);
             let is_last = records.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
-            Ok(Page { records, through, is_last })
+            Ok(Page { records, through, is_last, is_incomplete: false })
         })
     }
 
@@ -127,7 +127,10 @@ impl Story for Transcript {
                 told.extend(self.update(edge, changed));
             }
             Event::SessionEnded => edge.sessions.ended(&self.session),
-            Event::Notification { .. } | Event::NotificationChanged(_) | Event::Message(_) | Event::App(_) => {}
+            Event::Notification { .. }
+            | Event::NotificationChanged(_)
+            | Event::Message(_)
+            | Event::App(_) => {}
         }
         None
     }

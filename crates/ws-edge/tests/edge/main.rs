@@ -18,4 +18,5 @@ mod follow;
 mod http;
 mod resume;
 mod speak;
+mod tabs;
 mod upgrade;

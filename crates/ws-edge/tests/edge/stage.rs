@@ -16,6 +16,9 @@ use ws_edge::{EdgeSettings, Running};
 
 use crate::{client::Client, worker::Worker};
 
+/// Signs tokens of users.
+pub const USER_SECRET: &str = "a secret for the users of the tests";
+
 pub const SERVICE_KEY: &str = "a service key of the tests";
 
 pub struct Stage {
@@ -50,10 +53,13 @@ impl Setup {
         for (name, value) in [
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
+            ("CHAT_PORT", "0"),
+            ("JWT_SECRET", USER_SECRET),
             ("TRANSCRIPTION_JWT_SECRET", "a secret of the tests"),
             ("SERVICE_KEY", SERVICE_KEY),
             ("REDIS_URL", bus.url.expose()),
             ("REDIS_PREFIX", &bus.prefix),
+            ("REDIS_WS_PREFIX", bus.others.as_deref().unwrap_or("off")),
             ("DRAIN_SPREAD_MS", "50"),
             ("LOG_FORMAT", "human"),
             ("DATABASE_CONNECTIONS", "4"),
@@ -132,6 +138,19 @@ impl Stage {
     /// The WebSocket URL of a participant.
     pub fn url_of(&self, identity: &str, more: &str) -> String {
         self.url(&format!("token={}{more}", self.token(identity)))
+    }
+
+    /// The token of a user.
+    pub fn user_token(&self, user: &str) -> String {
+        tokens::of_user(&USER_SECRET.into(), user, 3600)
+    }
+
+    /// Opens a tab of a user and reads the greeting.
+    pub async fn tab(&self, user: &str) -> Client {
+        let url = format!("ws://{}/ws?token={}", self.running.address, self.user_token(user));
+        let mut tab = Client::connect(&url, &[]).await;
+        assert_eq!(tab.said().await["type"], "connected");
+        tab
     }
 
     /// Connects a participant and reads the greeting.

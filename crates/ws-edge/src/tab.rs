@@ -1,0 +1,357 @@
+//! One established `/ws`: a tab or a phone of a user, what it follows, and how it ends. One task each.
+
+pub(crate) mod protocol;
+mod subscribing;
+
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+
+use auth::User;
+use fanout::{Follower, Taken};
+use futures_util::future::{BoxFuture, OptionFuture};
+use model::{FaultKind, Topic};
+use tokio::time::Instant;
+use tungstenite::Utf8Bytes;
+
+use crate::{
+    Edge,
+    close::Close,
+    limits::TooOften,
+    metrics::Refused,
+    news::News,
+    presence::Presence,
+    pulse::{Beat, Leaving, Pulse, Rhythm, reconnect_after},
+    socket::{Received, Socket, Unsent},
+};
+
+use protocol::{ClientMessage, Problem};
+use subscribing::{Asked, Followed, Read};
+
+/// Pings that may go unanswered: system C gives up at the second.
+const PINGS_UNANSWERED_MAX: u32 = 1;
+
+/// Messages in a row that cannot be followed before the socket closes with 1008.
+const BAD_MESSAGES_MAX: u32 = 20;
+
+/// Messages above the rate, without one within it between them, before the socket closes with 1008. Each of the first
+/// ones is answered with an error, so this also bounds what a flood makes us say.
+const FLOOD_MAX: u32 = 1_000;
+
+/// Errors in a row that say that messages come too often.
+const FLOOD_ANSWERS_MAX: u32 = 20;
+
+/// Largest message of a client, in bytes: a `refresh` with its token is the largest that makes sense.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Events that are written in one go when several wait.
+const BATCH_MAX: usize = 32;
+
+/// How a tab ended, for its log line.
+enum End {
+    Gone,
+    /// Closed by us, after a last message if there is one.
+    Close(Close, Option<Utf8Bytes>),
+}
+
+type Flow = ControlFlow<End>;
+
+const GO_ON: Flow = Flow::Continue(());
+
+fn end_with(close: Close, last: Utf8Bytes) -> Flow {
+    Flow::Break(End::Close(close, Some(last)))
+}
+
+impl From<Unsent> for End {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Gone => Self::Gone,
+            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
+        }
+    }
+}
+
+/// Serves a socket until it ends.
+pub(crate) async fn serve(mut tab: Box<Tab>) {
+    let edge = tab.edge.clone();
+    let _open = (edge.tally.connection(), edge.stats.connection());
+    let _here = Presence::enter(&edge, tab.user.id());
+    let began = Instant::now();
+    let outcome = tab.run().await;
+    let Tab { socket, received, delivered, channels, .. } = *tab;
+    let code = match &outcome {
+        End::Gone => 0,
+        End::Close(close, _) => close.code(),
+    };
+    let followed = channels.len();
+    for channel in &channels {
+        edge.stats.followed(&channel.topic, -1);
+    }
+    if let End::Close(close, last) = outcome {
+        edge.tally.closed(close);
+        Box::pin(socket.close(last, close, edge.life.stopping())).await;
+    }
+    let seconds = began.elapsed().as_secs();
+    tracing::info!(code, seconds, received, delivered, followed, "tab ended");
+}
+
+/// An established `/ws` and what is known of it. There are many and most of them wait: seldom state is boxed.
+pub(crate) struct Tab {
+    edge: Arc<Edge>,
+    socket: Socket,
+    /// Names this connection to the limits.
+    id: u64,
+    user: User,
+    follower: Follower<Topic, News>,
+    /// By topic.
+    channels: Vec<Followed>,
+    /// What is read for one of the channels at the moment.
+    reading: Option<(Topic, BoxFuture<'static, Read>)>,
+    /// Channels for which something else is to be read after that.
+    to_read: VecDeque<Topic>,
+    /// A subscription whose access is asked for. While it is there, the socket is not read.
+    asking: Option<Box<Asked>>,
+    pulse: Pulse,
+    bad: u32,
+    flood: u32,
+    received: u64,
+    delivered: u64,
+}
+
+/// What a tab wakes for.
+enum Event {
+    Received(Received),
+    News(Taken<News>),
+    Read(Read),
+    Answer(Result<bool, crate::access::Unanswered>),
+    Time,
+    Farewell,
+    Stop,
+}
+
+impl Tab {
+    pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, user: User) -> Box<Self> {
+        let rhythm =
+            Rhythm { interval: edge.settings.tab_ping_interval, unanswered_max: PINGS_UNANSWERED_MAX };
+        Box::new(Self {
+            id: edge.limits.next_tab(),
+            follower: edge.happenings.hub.follower(),
+            channels: Vec::new(),
+            reading: None,
+            to_read: VecDeque::new(),
+            asking: None,
+            pulse: Pulse::new(rhythm, user.expires_at(), &edge.clock),
+            bad: 0,
+            flood: 0,
+            received: 0,
+            delivered: 0,
+            edge: edge.clone(),
+            socket,
+            user,
+        })
+    }
+
+    async fn run(&mut self) -> End {
+        if let Flow::Break(end) = self.send(protocol::connected(self.user.id())).await {
+            return end;
+        }
+        loop {
+            let event = self.wake().await;
+            if let Flow::Break(end) = self.handle(event).await {
+                return end;
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Event {
+        let Self { edge, socket, follower, reading, asking, pulse, .. } = self;
+        let leaving = pulse.leaving;
+        let reads = asking.is_none();
+        tokio::select! {
+            received = socket.receive(), if reads => Event::Received(received),
+            taken = follower.take() => Event::News(taken),
+            Some(read) = OptionFuture::from(reading.as_mut().map(|(_, reading)| reading)) => Event::Read(read),
+            Some(answer) = OptionFuture::from(asking.as_mut().map(|asked| &mut asked.answer)) => Event::Answer(answer),
+            () = pulse.wait(None) => Event::Time,
+            () = edge.farewell.cancelled(), if leaving == Leaving::No => Event::Farewell,
+            () = edge.life.stopping().cancelled() => Event::Stop,
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Flow {
+        match event {
+            Event::Received(received) => self.hear(received).await,
+            Event::News(taken) => self.tell(taken).await,
+            Event::Read(read) => Box::pin(self.tell_read(read)).await,
+            Event::Answer(answer) => Box::pin(self.answered(answer)).await,
+            Event::Time => self.time().await,
+            Event::Farewell => {
+                self.pulse.leave_within(self.edge.settings.drain_spread);
+                GO_ON
+            }
+            Event::Stop => self.leave(),
+        }
+    }
+
+    async fn hear(&mut self, received: Received) -> Flow {
+        self.pulse.heard();
+        match received {
+            Received::Alive => GO_ON,
+            Received::Gone => Flow::Break(End::Gone),
+            Received::Broken(close) => {
+                let fault = match close {
+                    Close::TooBig => FaultKind::TooLarge,
+                    _ => FaultKind::BadData,
+                };
+                end_with(close, protocol::error(Problem::Frame(fault), None))
+            }
+            Received::Text(text) => {
+                self.count_received();
+                match self.edge.limits.word(self.id) {
+                    Ok(()) => {
+                        self.flood = 0;
+                        Box::pin(self.hear_text(&text)).await
+                    }
+                    Err(TooOften { retry_after }) => self.drop_flood(retry_after).await,
+                }
+            }
+            // No client of this protocol sends any.
+            Received::Binary(_) => {
+                self.count_received();
+                self.edge.stats.message("other");
+                self.refuse(Problem::Invalid).await
+            }
+        }
+    }
+
+    fn count_received(&mut self) {
+        self.received += 1;
+        self.edge.tally.received();
+    }
+
+    /// A message above the rate is not followed; its sender is told, as long as it may still be listening.
+    async fn drop_flood(&mut self, retry_after: std::time::Duration) -> Flow {
+        self.edge.tally.refused(Refused::Rate);
+        self.flood += 1;
+        let problem = Problem::TooOften { retry_after };
+        if self.flood > FLOOD_MAX {
+            return end_with(Close::Policy, protocol::error(problem, None));
+        }
+        if self.flood > FLOOD_ANSWERS_MAX {
+            return GO_ON;
+        }
+        self.send(protocol::error(problem, None)).await
+    }
+
+    async fn hear_text(&mut self, text: &Utf8Bytes) -> Flow {
+        let message = match ClientMessage::parse(text, self.user.id()) {
+            Ok(message) => message,
+            Err(problem) => return self.refuse(problem).await,
+        };
+        match message {
+            ClientMessage::Subscribe { channel, since } => {
+                self.edge.stats.message("subscribe");
+                return self.subscribe(channel, since).await;
+            }
+            ClientMessage::Unsubscribe(channel) => {
+                self.edge.stats.message("unsubscribe");
+                self.unsubscribe(&channel).await?;
+            }
+            ClientMessage::Ping => {
+                self.edge.stats.message("ping");
+                self.send(protocol::pong()).await?;
+            }
+            ClientMessage::Refresh(token) => {
+                self.edge.stats.message("refresh");
+                return self.refresh(&token).await;
+            }
+            ClientMessage::Unknown => {
+                self.edge.stats.message("other");
+                self.edge.tally.refused(Refused::Unknown);
+            }
+        }
+        self.bad = 0;
+        GO_ON
+    }
+
+    /// Says why a message is not followed; too many of them in a row end the connection.
+    async fn refuse(&mut self, problem: Problem) -> Flow {
+        self.edge.tally.refused(Refused::Invalid);
+        self.bad += 1;
+        let error = protocol::error(problem, None);
+        if self.bad > BAD_MESSAGES_MAX {
+            return end_with(Close::Policy, error);
+        }
+        self.send(error).await
+    }
+
+    async fn refresh(&mut self, token: &settings::Secret) -> Flow {
+        match self.edge.users.verify(token.expose()) {
+            Ok(fresh) if fresh.id() == self.user.id() => {
+                let expires_at = fresh.expires_at();
+                self.pulse.renew(expires_at, &self.edge.clock);
+                self.user = fresh;
+                self.bad = 0;
+                self.send(protocol::refreshed(expires_at)).await
+            }
+            Ok(_) => self.refuse(Problem::BadToken(FaultKind::Forbidden)).await,
+            Err(error) => self.refuse(Problem::BadToken(error.fault())).await,
+        }
+    }
+
+    async fn tell(&mut self, taken: Taken<News>) -> Flow {
+        let mut texts = Vec::new();
+        let mut next = Some(taken);
+        while let Some(taken) = next {
+            let Taken::Item(news) = taken else {
+                self.deliver(texts).await?;
+                return end_with(Close::SlowFollower, protocol::error(Problem::TooSlow, None));
+            };
+            if self.is_news(&news) {
+                texts.extend(news.texts().iter().cloned());
+            }
+            next = if texts.len() < BATCH_MAX { self.follower.try_take() } else { None };
+        }
+        self.deliver(texts).await
+    }
+
+    async fn deliver(&mut self, texts: Vec<Utf8Bytes>) -> Flow {
+        let count = texts.len() as u64;
+        if count == 0 {
+            return GO_ON;
+        }
+        self.delivered += count;
+        self.edge.tally.delivered(count);
+        self.send_all(texts).await
+    }
+
+    async fn send(&mut self, text: Utf8Bytes) -> Flow {
+        self.send_all([text]).await
+    }
+
+    async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
+        match self.socket.send(texts).await {
+            Ok(()) => GO_ON,
+            Err(unsent) => Flow::Break(unsent.into()),
+        }
+    }
+
+    async fn time(&mut self) -> Flow {
+        if self.pulse.has_expired(&self.edge.clock) {
+            return end_with(Close::Expired, protocol::error(Problem::Expired, None));
+        }
+        if self.pulse.leaves() {
+            return self.leave();
+        }
+        match self.pulse.beat(self.asking.is_some()) {
+            None => GO_ON,
+            Some(Beat::Dead) => Flow::Break(End::Close(Close::Heartbeat, None)),
+            Some(Beat::Ping) => match self.socket.ping().await {
+                Ok(()) => GO_ON,
+                Err(unsent) => Flow::Break(unsent.into()),
+            },
+        }
+    }
+
+    fn leave(&self) -> Flow {
+        end_with(Close::GoingAway, protocol::reconnect(reconnect_after()))
+    }
+}
