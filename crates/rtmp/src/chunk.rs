@@ -118,7 +118,7 @@ pub struct ChunkMessage {
     pub kind: u8,
     /// Message stream; 0 is the connection.
     pub stream_id: u32,
-    /// What the message holds.
+    /// What the message holds; nothing of video that is not kept.
     pub payload: Bytes,
 }
 
@@ -184,8 +184,8 @@ struct Partial {
 }
 
 impl ChunkReader {
-    /// With `keep_video` video messages are handed out up to [`VIDEO_BYTES_MAX`]; otherwise they are counted and never
-    /// buffered, whatever their length.
+    /// With `keep_video` video messages are handed out up to [`VIDEO_BYTES_MAX`]; otherwise they are counted, never
+    /// buffered, whatever their length, and handed out without their payload.
     pub const fn new(keep_video: bool) -> Self {
         Self {
             keep_video,
@@ -332,7 +332,11 @@ impl ChunkReader {
     fn finish(&mut self, index: usize) -> Result<Option<ChunkMessage>, ChunkError> {
         let Some(stream) = self.streams.get_mut(index) else { return Ok(None) };
         let Some(message) = stream.message.take_if(|message| message.left == 0) else { return Ok(None) };
-        let Some(payload) = message.payload else { return Ok(None) };
+        let payload = match message.payload {
+            Some(payload) => payload,
+            None if stream.kind == kind::VIDEO => Vec::new(),
+            None => return Ok(None),
+        };
         self.pending_bytes -= payload.len();
         match stream.kind {
             kind::SET_CHUNK_SIZE => {

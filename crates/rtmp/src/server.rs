@@ -127,18 +127,17 @@ impl ServerSession {
                 None => self.aggregate = None,
             }
         }
-        let message = self.link.reader.read(input)?;
-        if self.phase == Phase::Idle && self.skipped_video_bytes() > 0 {
-            return Err(SessionError::NotPublishing);
-        }
-        Ok(message)
+        Ok(self.link.reader.read(input)?)
     }
 
     fn handle(&mut self, message: &ChunkMessage) -> Result<Option<Event>, SessionError> {
         let timestamp = message.timestamp;
         match Message::read(message)? {
             Message::Audio(data) => Ok(self.media(message)?.then_some(Event::Audio { timestamp, data })),
-            Message::Video(data) => Ok(self.media(message)?.then_some(Event::Video { timestamp, data })),
+            Message::Video(data) => {
+                let wanted = self.media(message)? && self.keep_video;
+                Ok(wanted.then_some(Event::Video { timestamp, data }))
+            }
             Message::Data(data) => Ok(self.media(message)?.then_some(Event::Data { timestamp, data })),
             Message::Aggregate(aggregate) => {
                 if self.media(message)? {
