@@ -14,5 +14,6 @@ mod chunks;
 mod handshakes;
 mod hostile;
 mod messages;
+mod recordings;
 mod sessions;
 mod tags;
