@@ -1,6 +1,13 @@
 //! Chunks to messages and back (RTMP 1.0 section 5.3).
 
+mod header;
+mod writer;
+
 use bytes::Bytes;
+
+use header::{Fields, HEADER_BYTES_MAX, Header};
+
+pub use writer::ChunkWriter;
 
 /// Chunk size, in bytes of payload, until one side sets its own (RTMP 1.0 section 5.4.1).
 pub const CHUNK_BYTES_DEFAULT: u32 = 128;
@@ -28,12 +35,6 @@ pub const PENDING_BYTES_MAX: usize = 512 * 1024;
 
 /// Longest message there can be: lengths have 24 bits.
 const MESSAGE_BYTES_MAX: u32 = 0xFF_FFFF;
-
-/// A timestamp field with this value says that the timestamp stands in four bytes of its own.
-const EXTENDED: u32 = 0xFF_FFFF;
-
-/// Longest header: three bytes of chunk stream, eleven of message, four of extended timestamp.
-const HEADER_BYTES_MAX: usize = 18;
 
 /// Message types (RTMP 1.0 sections 5.4, 6.2 and 7.1).
 pub mod kind {
@@ -410,130 +411,5 @@ impl ChunkStream {
         }
         self.message = Some(Partial { left: self.length, payload: bytes_max.map(|_| Vec::new()) });
         Ok(())
-    }
-}
-
-/// A chunk's header (RTMP 1.0 sections 5.3.1.1 to 5.3.1.3).
-#[derive(Debug, Clone, Copy)]
-struct Header {
-    chunk_stream: u32,
-    fields: Fields,
-    extended: Option<[u8; 4]>,
-}
-
-/// What the four types of header say.
-#[derive(Debug, Clone, Copy)]
-enum Fields {
-    Full { timestamp: u32, length: u32, kind: u8, stream_id: u32 },
-    SameStream { delta: u32, length: u32, kind: u8 },
-    Time { delta: u32 },
-    Continue,
-}
-
-impl Header {
-    /// The header that `bytes` begin with; None while it is not whole.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let (first, rest) = bytes.split_first()?;
-        let (chunk_stream, rest) = match (first & 63, rest) {
-            (0, [low, rest @ ..]) => (64 + u32::from(*low), rest),
-            (1, [low, high, rest @ ..]) => (64 + u32::from(*low) + 256 * u32::from(*high), rest),
-            (0 | 1, _) => return None,
-            (id, rest) => (u32::from(id), rest),
-        };
-        let three = |a: u8, b: u8, c: u8| u32::from_be_bytes([0, a, b, c]);
-        let (fields, rest) = match (first >> 6, rest) {
-            (0, [a, b, c, d, e, f, kind, w, x, y, z, rest @ ..]) => (
-                Fields::Full {
-                    timestamp: three(*a, *b, *c),
-                    length: three(*d, *e, *f),
-                    kind: *kind,
-                    stream_id: u32::from_le_bytes([*w, *x, *y, *z]),
-                },
-                rest,
-            ),
-            (1, [a, b, c, d, e, f, kind, rest @ ..]) => (
-                Fields::SameStream { delta: three(*a, *b, *c), length: three(*d, *e, *f), kind: *kind },
-                rest,
-            ),
-            (2, [a, b, c, rest @ ..]) => (Fields::Time { delta: three(*a, *b, *c) }, rest),
-            (3, rest) => (Fields::Continue, rest),
-            _ => return None,
-        };
-        let mut header = Self { chunk_stream, fields, extended: None };
-        match &mut header.fields {
-            Fields::Full { timestamp: time, .. }
-            | Fields::SameStream { delta: time, .. }
-            | Fields::Time { delta: time }
-                if *time == EXTENDED =>
-            {
-                let field = rest.first_chunk()?;
-                *time = u32::from_be_bytes(*field);
-                header.extended = Some(*field);
-            }
-            _ => {}
-        }
-        Some(header)
-    }
-}
-
-/// Writes messages as chunks. Every message begins with a whole header (type 0), so that no receiver has to agree with us
-/// on what a delta after a type 0 header is; its other chunks are type 3, with the extended timestamp repeated.
-#[derive(Debug)]
-pub struct ChunkWriter {
-    chunk_bytes: usize,
-}
-
-impl ChunkWriter {
-    /// Writes chunks of [`CHUNK_BYTES_DEFAULT`].
-    pub const fn new() -> Self {
-        Self { chunk_bytes: CHUNK_BYTES_DEFAULT as usize }
-    }
-
-    /// Sets the chunk size, between 1 and 0xFFFFFF bytes, and tells the other side.
-    pub fn set_chunk_bytes(&mut self, chunk_bytes: u32, output: &mut Vec<u8>) {
-        let chunk_bytes = chunk_bytes.clamp(1, MESSAGE_BYTES_MAX);
-        self.write(2, 0, kind::SET_CHUNK_SIZE, 0, &chunk_bytes.to_be_bytes(), output);
-        self.chunk_bytes = chunk_bytes as usize;
-    }
-
-    /// Appends one message on a chunk stream from 2 to 63. What exceeds 24 bits of length is cut off; our callers stay far
-    /// below.
-    pub fn write(
-        &self,
-        chunk_stream: u8,
-        timestamp: u32,
-        kind: u8,
-        stream_id: u32,
-        payload: &[u8],
-        output: &mut Vec<u8>,
-    ) {
-        let payload = payload.get(..MESSAGE_BYTES_MAX as usize).unwrap_or(payload);
-        let chunk_stream = chunk_stream.clamp(2, 63);
-        let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
-        let extended = timestamp >= EXTENDED;
-        let [_, time @ ..] = timestamp.min(EXTENDED).to_be_bytes();
-        output.push(chunk_stream);
-        output.extend_from_slice(&time);
-        output.extend_from_slice(&length);
-        output.push(kind);
-        output.extend_from_slice(&stream_id.to_le_bytes());
-        for (index, chunk) in payload.chunks(self.chunk_bytes).enumerate() {
-            if index > 0 {
-                output.push(3 << 6 | chunk_stream);
-            }
-            if extended {
-                output.extend_from_slice(&timestamp.to_be_bytes());
-            }
-            output.extend_from_slice(chunk);
-        }
-        if extended && payload.is_empty() {
-            output.extend_from_slice(&timestamp.to_be_bytes());
-        }
-    }
-}
-
-impl Default for ChunkWriter {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -14,11 +14,11 @@ pub enum SessionError {
     /// A message that does not hold what its type promises.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// A publisher's command before `connect`.
-    #[error("{0} before connect")]
-    NotConnected(&'static str),
-    /// `connect` again, or without an application.
-    #[error("connect twice, or without an application")]
+    /// Any other command before `connect`.
+    #[error("a command before connect")]
+    NotConnected,
+    /// `connect` again, without an application, or with a text above [`crate::NAME_BYTES_MAX`].
+    #[error("connect twice, without an application, or with a text that is too long")]
     Connect,
     /// `publish` without a name, or with one above [`crate::NAME_BYTES_MAX`].
     #[error("publish without a name, or with one that is too long")]
@@ -62,7 +62,7 @@ impl SessionError {
             Self::Handshake(error) => error.label(),
             Self::Chunk(error) => error.label(),
             Self::Message(error) => error.label(),
-            Self::NotConnected(_) => "not_connected",
+            Self::NotConnected => "not_connected",
             Self::Connect => "connect",
             Self::StreamName => "stream_name",
             Self::NotPublishing => "not_publishing",
@@ -77,9 +77,7 @@ impl SessionError {
                 FaultKind::TooLarge
             }
             Self::Handshake(_) | Self::Chunk(_) | Self::Message(_) => FaultKind::BadData,
-            Self::NotConnected(_) | Self::Connect | Self::StreamName | Self::NotPublishing => {
-                FaultKind::Caller
-            }
+            Self::NotConnected | Self::Connect | Self::StreamName | Self::NotPublishing => FaultKind::Caller,
             Self::OutputFull => FaultKind::Overloaded,
         }
     }

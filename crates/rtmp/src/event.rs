@@ -51,7 +51,7 @@ impl fmt::Debug for Publish {
 pub enum Event {
     /// It is connected to an application; nothing is published yet.
     Connected(Connect),
-    /// It asks to publish. Nothing more is read until [`ServerSession::accept`] or [`ServerSession::refuse`].
+    /// It asks to publish. Nothing more is read until [`crate::ServerSession::accept`] or [`crate::ServerSession::refuse`].
     PublishRequested(Publish),
     /// One audio tag, see [`crate::AudioPackets`].
     Audio {
@@ -76,7 +76,7 @@ pub enum Event {
     },
     /// It has ended its publication and may begin another on the same connection.
     Unpublished,
-    /// It answered [`ServerSession::ping`].
+    /// It answered [`crate::ServerSession::ping`].
     Pong(u32),
 }
 

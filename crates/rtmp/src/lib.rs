@@ -59,4 +59,4 @@ pub use client::{CLIENT_OUTPUT_BYTES_MAX, ClientEvent, ClientSession};
 pub use error::SessionError;
 pub use event::{Connect, Event, Publish, Refusal};
 pub use server::{NAME_BYTES_MAX, OUTPUT_BYTES_MAX, ServerSession};
-pub use timeline::{BACKWARD_MS_MAX, FORWARD_MS_MAX, Moment, Step, Timeline};
+pub use timeline::{BACKWARD_MS_MAX, FORWARD_MS_MAX, LATE_PACKETS_MAX, Moment, Step, Timeline};

@@ -11,7 +11,7 @@ use crate::{
 /// more than this in one read floods.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// Longest stream name with its query: a signed key is a token of one or two KiB.
+/// Longest stream name with its query, and longest text of `connect`: a signed key is a token of one or two KiB.
 pub const NAME_BYTES_MAX: usize = 8 * 1024;
 
 /// Size of the chunks we send: our longest answer fits into one.
@@ -168,18 +168,8 @@ impl ServerSession {
         if name == "connect" {
             return self.connect(&command).map(Some);
         }
-        let known = [
-            "releaseStream",
-            "FCPublish",
-            "createStream",
-            "publish",
-            "FCUnpublish",
-            "deleteStream",
-            "closeStream",
-        ];
         if self.connect.is_none() {
-            let name = known.into_iter().find(|known| *known == name).unwrap_or("a command");
-            return Err(SessionError::NotConnected(name));
+            return Err(SessionError::NotConnected);
         }
         match name {
             "releaseStream" | "FCPublish" | "_checkbw" => self.result(&command, Value::Undefined),
@@ -208,11 +198,7 @@ impl ServerSession {
             }
             _ if command.transaction != 0.0 => {
                 let info = status_object("error", "NetConnection.Call.Failed", "this call is not served");
-                let answer = Command {
-                    name: "_error".to_owned(),
-                    arguments: vec![info],
-                    ..Command::new("", command.transaction, vec![])
-                };
+                let answer = Command::new("_error", command.transaction, vec![info]);
                 self.link.send_command(COMMAND_CHUNKS, 0, &answer);
             }
             _ => {}
@@ -224,7 +210,8 @@ impl ServerSession {
         let text = |name| command.object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (app, query) = text("app").split_once('?').unwrap_or((text("app"), ""));
         let app = app.trim_matches('/');
-        if app.is_empty() || self.connect.is_some() {
+        let too_long = ["app", "tcUrl", "flashVer"].into_iter().any(|name| text(name).len() > NAME_BYTES_MAX);
+        if app.is_empty() || too_long || self.connect.is_some() {
             return Err(SessionError::Connect);
         }
         let caps_ex = command.object.get("capsEx").and_then(Value::as_number);
@@ -256,10 +243,8 @@ impl ServerSession {
             info.push(("capsEx".to_owned(), Value::Number(f64::from(CAPS_EX))));
         }
         let answer = Command {
-            name: "_result".to_owned(),
-            transaction: command.transaction,
             object: Value::object([("fmsVer", "FMS/3,5,7,7009".into()), ("capabilities", 31.0.into())]),
-            arguments: vec![Value::Object(info)],
+            ..Command::new("_result", command.transaction, vec![Value::Object(info)])
         };
         self.link.send_command(COMMAND_CHUNKS, 0, &answer);
         self.connect = Some(connect.clone());
@@ -267,7 +252,7 @@ impl ServerSession {
     }
 
     fn publish(&mut self, command: &Command, stream_id: u32) -> Result<Option<Event>, SessionError> {
-        let Some(connect) = &self.connect else { return Err(SessionError::NotConnected("publish")) };
+        let Some(connect) = &self.connect else { return Err(SessionError::NotConnected) };
         let name = command.text(0).unwrap_or_default();
         if name.len() > NAME_BYTES_MAX {
             return Err(SessionError::StreamName);
@@ -361,8 +346,7 @@ impl ServerSession {
     }
 
     fn result(&mut self, command: &Command, value: Value) {
-        let answer =
-            Command { name: "_result".to_owned(), ..Command::new("", command.transaction, vec![value]) };
+        let answer = Command::new("_result", command.transaction, vec![value]);
         self.link.send_command(COMMAND_CHUNKS, 0, &answer);
     }
 

@@ -6,6 +6,9 @@ pub const BACKWARD_MS_MAX: u32 = 1_000;
 /// pushed faster than real time step by one packet at a time; only another clock steps further than this at once.
 pub const FORWARD_MS_MAX: u32 = 10_000;
 
+/// Packets that may come late one after another. More of them are a sender that has stepped back and goes on from there.
+pub const LATE_PACKETS_MAX: u32 = 10;
+
 /// The longest step between two packets that is taken for the length of a packet, in milliseconds.
 const PACKET_MS_MAX: u32 = 250;
 
@@ -42,8 +45,9 @@ pub enum Step {
 ///
 /// Timestamps wrap at 2^32 ms (49.7 days) and are compared by serial number arithmetic (RTMP 1.0 section 5.3, RFC
 /// 1982). A step forward is believed when it is not longer than the time that really passed and
-/// [`FORWARD_MS_MAX`]; a step back of at most [`BACKWARD_MS_MAX`] is a late packet; everything else is a *re-base*:
-/// the next position follows the last by one packet, and later steps count from the new timestamp. An encoder that
+/// [`FORWARD_MS_MAX`]; a step back of at most [`BACKWARD_MS_MAX`] is a late packet, of which [`LATE_PACKETS_MAX`] may follow
+/// each other; everything else is a *re-base*: the next position follows the last by one packet, and by one for each that
+/// was thought late, and later steps count from the new timestamp. An encoder that
 /// wraps at 2^24 ms (4 h 40 min) because it knows no extended timestamps is re-based there and is not heard to jump.
 #[derive(Debug, Clone)]
 pub struct Timeline {
@@ -51,12 +55,14 @@ pub struct Timeline {
     last: Option<u32>,
     /// The step that was last taken for the length of a packet.
     packet_ms: u32,
+    /// Packets that came late since one that did not.
+    late: u32,
 }
 
 impl Timeline {
     /// A timeline whose first timestamp, whatever it is, lies at `at_ms`: 0, or where a publisher that returns goes on.
     pub const fn starting_at(at_ms: u64) -> Self {
-        Self { at_ms, last: None, packet_ms: 0 }
+        Self { at_ms, last: None, packet_ms: 0, late: 0 }
     }
 
     /// Milliseconds since the start, of the last packet.
@@ -74,7 +80,7 @@ impl Timeline {
                 let believable = u64::from(FORWARD_MS_MAX).saturating_add(elapsed_ms);
                 match u32::try_from(difference) {
                     Ok(by_ms) if u64::from(by_ms) <= believable => Step::Forward { by_ms },
-                    Err(_) if difference >= -i64::from(BACKWARD_MS_MAX) => {
+                    Err(_) if difference >= -i64::from(BACKWARD_MS_MAX) && self.late < LATE_PACKETS_MAX => {
                         Step::Late { by_ms: difference.unsigned_abs().try_into().unwrap_or(BACKWARD_MS_MAX) }
                     }
                     _ => Step::Rebased { by_ms: difference },
@@ -87,12 +93,13 @@ impl Timeline {
                 if (1..=PACKET_MS_MAX).contains(&by_ms) {
                     self.packet_ms = by_ms;
                 }
-                self.last = Some(timestamp);
+                (self.last, self.late) = (Some(timestamp), 0);
             }
-            Step::Late { .. } => {}
+            Step::Late { .. } => self.late += 1,
             Step::Rebased { .. } => {
-                self.at_ms = self.at_ms.saturating_add(u64::from(self.packet_ms));
-                self.last = Some(timestamp);
+                let by_ms = u64::from(self.packet_ms) * u64::from(self.late + 1);
+                self.at_ms = self.at_ms.saturating_add(by_ms);
+                (self.last, self.late) = (Some(timestamp), 0);
             }
         }
         Moment { at_ms: self.at_ms, step }
@@ -155,20 +162,41 @@ mod tests {
             (5_000, 0, 121, Late { by_ms: 21 }),
             (5_043, 21, 143, Forward { by_ms: 22 }),
             (4_043, 0, 143, Late { by_ms: 1_000 }),
-            (4_042, 0, 165, Rebased { by_ms: -1_001 }),
-            (4_064, 21, 187, Forward { by_ms: 22 }),
-            (14_064, 0, 10_187, Forward { by_ms: 10_000 }),
-            (24_065, 0, 10_209, Rebased { by_ms: 10_001 }),
+            // One packet of 22 ms, and one that was thought late.
+            (4_042, 0, 187, Rebased { by_ms: -1_001 }),
+            (4_064, 21, 209, Forward { by_ms: 22 }),
+            (14_064, 0, 10_209, Forward { by_ms: 10_000 }),
+            (24_065, 0, 10_231, Rebased { by_ms: 10_001 }),
             // A long pause that really was one.
-            (624_065, 600_000, 610_209, Forward { by_ms: 600_000 }),
-            (0x8000_0000, 21, 610_231, Rebased { by_ms: 2_146_859_583 }),
-            (0, 21, 610_253, Rebased { by_ms: -2_147_483_648 }),
+            (624_065, 600_000, 610_231, Forward { by_ms: 600_000 }),
+            (0x8000_0000, 21, 610_253, Rebased { by_ms: 2_146_859_583 }),
+            (0, 21, 610_275, Rebased { by_ms: -2_147_483_648 }),
         ];
         let mut timeline = Timeline::starting_at(100);
         for &(timestamp, elapsed_ms, at_ms, step) in cases {
             assert_eq!(timeline.advance(timestamp, elapsed_ms), Moment { at_ms, step }, "{timestamp}");
             assert_eq!(timeline.at_ms(), at_ms);
         }
+    }
+
+    #[test]
+    fn a_sender_that_steps_back_a_little_and_stays_there_is_rebased() {
+        let mut timeline = Timeline::starting_at(0);
+        for timestamp in (10_000..=11_000).step_by(20) {
+            timeline.advance(timestamp, 20);
+        }
+        let mut at_ms = 1_000;
+        for (packet, timestamp) in (1..=30).zip((10_500_u32..).step_by(20)) {
+            let moment = timeline.advance(timestamp, 20);
+            assert!(moment.at_ms >= at_ms);
+            at_ms = moment.at_ms;
+            match packet {
+                1..=10 => assert!(matches!(moment.step, Step::Late { .. }), "{packet}: {moment:?}"),
+                11 => assert_eq!(moment.step, Step::Rebased { by_ms: -300 }),
+                _ => assert_eq!(moment.step, Step::Forward { by_ms: 20 }),
+            }
+        }
+        assert_eq!(at_ms, 1_000 + 30 * 20, "no packet of the thirty is lost to the clock");
     }
 
     #[test]

@@ -189,6 +189,7 @@ fn out_of_turn() {
         ("connect to nothing", after_hello(&[&connect("")]), Refused("connect")),
         ("connect to slashes", after_hello(&[&connect("///?token=x")]), Refused("connect")),
         ("connect with a number", after_hello(&[&message(kind::COMMAND, 0, &number)]), Refused("connect")),
+        ("connect with a long address", after_hello(&[&connect(&long)]), Refused("connect")),
         ("publish of nothing", after_connect(&[&command("publish", 5.0, &[])]), Refused("stream_name")),
         (
             "publish of a number",
