@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test model build check fmt clippy bench services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test model build check fmt clippy bench chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ clippy: setup ## Check lints alone
 bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60')
 	cargo build --release --locked -p loadgen
 	@$(DEV)/parley-up --with $(or $(CARGO_TARGET_DIR),target)/release/loadgen live $(BENCH_ARGS)
+
+chaos: setup model ## Kill every part during live streams, cut networks, offer too much, and compare every word (10 minutes)
+	@$(DEV)/chaos release $(foreach it,kills rolling-restart disconnects overload,crates/loadgen/scenarios/$(it).toml)
+
+soak: setup model ## One hour of speech: is memory flat, is the delay the same at the end?
+	@$(DEV)/chaos release crates/loadgen/scenarios/soak.toml
 
 services: setup ## Run Postgres and Redis for single tests; prints what to export
 	@$(DEV)/parley-up --stores

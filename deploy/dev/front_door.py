@@ -44,14 +44,13 @@ def render(template: Path, replacements: dict[str, str]) -> str:
     return text
 
 
-def configure(root: Path, run_folder: Path, values: dict[str, str], edges: list[str]) -> Path:
+def configure(root: Path, run_folder: Path, logs: Path, values: dict[str, str], edges: list[str]) -> Path:
     """Writes nginx's file for these values and the main ports of the edges, and has nginx check it."""
     chain, key = certificate(root / ".parley" / "tls")
     run_folder.mkdir(parents=True, exist_ok=True)
     trusted = [address.strip() for address in values["TRUSTED_PROXIES"].split(",") if address.strip()]
     if not values["HANDSHAKES_PER_SECOND"].isdecimal() or (rate := int(values["HANDSHAKES_PER_SECOND"])) == 0:
         raise Failure(f"HANDSHAKES_PER_SECOND={values['HANDSHAKES_PER_SECOND']} is not a number above 0.")
-    logs = root / ".parley" / "log"
     text = render(root / "nginx" / "parley.conf.template", {
         "WORKERS": "2",
         "RUN_DIR": str(run_folder),
@@ -69,20 +68,20 @@ def configure(root: Path, run_folder: Path, values: dict[str, str], edges: list[
     })
     configuration = run_folder / "nginx.conf"
     configuration.write_text(text)
-    checked = subprocess.run([*command(root, configuration), "-t", "-q"], capture_output=True, text=True, check=False)
+    checked = subprocess.run([*command(configuration), "-t", "-q"], capture_output=True, text=True, check=False)
     if checked.returncode != 0:
         raise Failure(f"nginx refuses {configuration}:\n{checked.stderr.strip()}")
     return configuration
 
 
-def command(root: Path, configuration: Path) -> list[str]:
+def command(configuration: Path) -> list[str]:
     # -e, because until nginx has read its file it would log to a place only root may write.
-    return [shutil.which("nginx") or "nginx", "-e", str(root / ".parley" / "log" / "nginx-error.log"),
+    return [shutil.which("nginx") or "nginx", "-e", str(configuration.with_name("start.log")),
             "-c", str(configuration), "-g", "daemon off;"]
 
 
-def start(processes: Processes, root: Path, configuration: Path, answers) -> Child:
+def start(processes: Processes, configuration: Path, answers) -> Child:
     """Starts nginx and waits until it answers. QUIT lets requests in flight end."""
-    child = processes.start("nginx", command(root, configuration), environment=None, stop_signal=signal.SIGQUIT)
+    child = processes.start("nginx", command(configuration), environment=None, stop_signal=signal.SIGQUIT)
     processes.wait_until(child, "does not answer", answers, 20.0)
     return child

@@ -19,6 +19,10 @@ class Service(NamedTuple):
     admin: Port
     twice: bool = False
 
+    def own_ports(self, values: dict[str, str]) -> dict[str, str]:
+        """Its ports by their settings."""
+        return {port.setting: values[port.setting] for port in (*self.ports, self.admin)}
+
 
 SERVICES = [
     Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102),

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Callable, Optional
 
 import services
 
@@ -45,21 +46,22 @@ def read(path: Path) -> dict[str, str]:
     return found
 
 
-def load(root: Path) -> dict[str, str]:
-    """Every value, with new secrets where there are none yet."""
+def load(root: Path, free_port: Optional[Callable[[], int]] = None) -> dict[str, str]:
+    """Every value, with new secrets where there are none yet, and ports from `free_port` if one is given."""
     # An empty value is an unset one, as everywhere in Parley.
     given = {name: value for name, value in {**read(root / ".env"), **os.environ}.items() if value}
     kept = read(root / ".parley" / "env")
     found = {name: given.get(name, default) for name, default in DEFAULTS.items()}
     for port in services.ports():
-        found[port.setting] = given.get(port.setting, str(port.default))
+        found[port.setting] = str(free_port()) if free_port else given.get(port.setting, str(port.default))
     for name in SECRETS:
         found[name] = given.get(name) or kept.get(name) or secrets.token_hex(32)
     found["TRUSTED_PROXIES"] = ",".join(filter(None, [given.get("TRUSTED_PROXIES"), LOOPBACK]))
     # Always the private stores, whatever DATABASE_URL means to this shell: it may be another project's database.
     found["DATABASE_URL"] = (f"postgres://parley:{found['POSTGRES_PASSWORD']}@127.0.0.1:{found['POSTGRES_PORT']}/parley")
     found["REDIS_URL"] = f"redis://:{found['REDIS_PASSWORD']}@127.0.0.1:{found['REDIS_PORT']}/0"
-    found["TRANSCRIPTION_WORKERS"] = given.get("TRANSCRIPTION_WORKERS", f"http://127.0.0.1:{found['WORKER_PORT']}")
+    workers = f"http://127.0.0.1:{found['WORKER_PORT']}"
+    found["TRANSCRIPTION_WORKERS"] = workers if free_port else given.get("TRANSCRIPTION_WORKERS", workers)
     found["PARLEY_MODEL_DIR"] = given.get("PARLEY_MODEL_DIR", str(root / ".parley" / "model"))
     # Where the command line finds the front door.
     found["PARLEY_URL"] = f"http://{reachable(found['HTTP_ADDR'])}:{found['HTTP_PORT']}"

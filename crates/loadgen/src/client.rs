@@ -276,7 +276,11 @@ impl<'a> Speaker<'a> {
             FromServer::TranscriptFinal(caption) => self.take(caption, true),
             FromServer::Stopped { samples } => {
                 self.conversation.confirmed = Samples(samples);
-                return Ok(Some(Turn::Stopped));
+                return if self.sent == self.speech.pcm.len() {
+                    Ok(Some(Turn::Stopped))
+                } else {
+                    Err(StreamError::Early)
+                };
             }
             FromServer::Error(trouble) => {
                 self.retry_after = trouble.retry_after();

@@ -75,7 +75,7 @@ struct TargetArguments {
     #[arg(long, default_value = "crates/testkit/recordings")]
     recordings: PathBuf,
     /// File with the process id whose children are the services; their processor time is measured.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]

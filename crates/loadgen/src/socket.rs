@@ -33,6 +33,9 @@ pub enum StreamError {
     /// The server closed it.
     #[error("the server closed the connection ({0})")]
     Closed(u16),
+    /// The server calls a stream finished whose end it was not told.
+    #[error("the server stopped the stream")]
+    Early,
     /// The server did not answer.
     #[error("no answer to {0} in time")]
     Silent(&'static str),

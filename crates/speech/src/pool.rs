@@ -26,7 +26,7 @@ const PARTIALS_MAX: usize = 64;
 /// pause and leave the engines to finals.
 const PARTIAL_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Weight of the newest decode in the moving speed: about the last twenty count.
+/// Weight of the newest decode in moving averages: about the last twenty count.
 const SPEED_WEIGHT: f64 = 0.05;
 
 /// Engine threads, each with a recognizer of its own, that decode by deadline: finals before partials, then
@@ -49,7 +49,12 @@ pub struct Load {
     pub oldest_wait: Duration,
     /// Seconds of engine time per second of sound decoded, over the last decodes; 0 before the first.
     pub speed: f64,
+    /// From the question to the answer, over the last decodes; zero when there were none for [`TURNAROUND_MEMORY`].
+    pub turnaround: Duration,
 }
+
+/// An average of decodes longer ago says nothing about now.
+const TURNAROUND_MEMORY: Duration = Duration::from_secs(5);
 
 /// The answer to a submitted decode, to be awaited, or waited for by a thread.
 pub struct Answer {
@@ -68,6 +73,8 @@ struct Queue {
     waiting: VecDeque<Job>,
     working: usize,
     speed: f64,
+    /// Moving average in seconds, and when it was last moved.
+    turnaround: Option<(f64, Instant)>,
     closing: bool,
 }
 
@@ -135,6 +142,7 @@ impl EnginePool {
             threads: self.threads.len(),
             oldest_wait: waits.map(|job| job.decode.asked.elapsed()).max().unwrap_or_default(),
             speed: queue.speed,
+            turnaround: queue.turnaround(Instant::now()).map(Duration::from_secs_f64).unwrap_or_default(),
         }
     }
 
@@ -206,7 +214,9 @@ impl Shared {
         }
     }
 
-    fn done(&self, took: Duration, audio: f64) {
+    /// Notes that a decode asked for at `asked` was done, after so long, of so many seconds of sound; 0 where nothing
+    /// came of it.
+    fn done(&self, asked: Instant, took: Duration, audio: f64) {
         let mut queue = self.lock();
         queue.working -= 1;
         if audio > 0.0 {
@@ -214,10 +224,21 @@ impl Shared {
             let weight = if queue.speed == 0.0 { 1.0 } else { SPEED_WEIGHT };
             queue.speed += (speed - queue.speed) * weight;
         }
+        // A partial that was dropped for its age has waited too.
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(asked).as_secs_f64();
+        let before = queue.turnaround(now).unwrap_or(waited);
+        queue.turnaround = Some((before + (waited - before) * SPEED_WEIGHT, now));
     }
 }
 
 impl Queue {
+    /// Seconds from the question to the answer, while that is news.
+    fn turnaround(&self, now: Instant) -> Option<f64> {
+        let (average, moved) = self.turnaround?;
+        (now.saturating_duration_since(moved) < TURNAROUND_MEMORY).then_some(average)
+    }
+
     fn take_next(&mut self) -> Option<Job> {
         let first =
             self.waiting.iter().enumerate().min_by_key(|(_, job)| (job.decode.kind(), job.decode.asked));
@@ -266,7 +287,7 @@ fn work(
     let mut recognizer = Some(recognizer);
     while let Some(job) = shared.next() {
         if job.outdated() {
-            shared.done(Duration::ZERO, 0.0);
+            shared.done(job.decode.asked, Duration::ZERO, 0.0);
             job.drop_partial();
             continue;
         }
@@ -282,7 +303,7 @@ fn work(
             metrics::counter!(meters::DECODES_FAILED, "fault" => error.fault().label()).increment(1);
             tracing::warn!(%error, kind, audio = %audio, "decode failed");
         }
-        shared.done(took, if result.is_ok() { audio.seconds() } else { 0.0 });
+        shared.done(job.decode.asked, took, if result.is_ok() { audio.seconds() } else { 0.0 });
         job.reply(result);
     }
 }

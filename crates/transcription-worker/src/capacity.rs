@@ -23,6 +23,10 @@ const PER_ENGINE_MIN: usize = 4;
 /// A decode that waits longer than this means that the engines are behind, whatever was computed.
 const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
 
+/// Partials come every 500 ms while an answer takes no longer than half of that; beyond, they are stretched for
+/// everybody. So nobody is taken then: words of those who are here would become stable later and later.
+const TURNAROUND_MAX: Duration = Duration::from_millis(250);
+
 /// When a refused stream may ask again.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(3);
 
@@ -92,9 +96,13 @@ fn room(load: Load, open: usize, places_max: usize) -> u32 {
     if load.oldest_wait > DECODE_WAIT_MAX {
         return 0;
     }
+    let least = load.threads * PER_ENGINE_MIN;
+    if load.turnaround > TURNAROUND_MAX && open >= least {
+        return 0;
+    }
     let speed = if load.speed > 0.0 { load.speed } else { SPEED_UNMEASURED };
     let capacity = (load.threads as f64 * PROMISED / (speed * DECODED_PER_SECOND)) as usize;
-    let room = capacity.max(load.threads * PER_ENGINE_MIN).min(places_max).saturating_sub(open);
+    let room = capacity.max(least).min(places_max).saturating_sub(open);
     u32::try_from(room).unwrap_or(u32::MAX)
 }
 
@@ -120,6 +128,12 @@ mod tests {
     fn a_slow_worker_serves_some_and_one_that_is_behind_takes_nobody() {
         assert_eq!(room(load(9.0), 0, 256), 8);
         assert_eq!(room(load(9.0), 0, 3), 3);
+        let slow = Load { turnaround: Duration::from_millis(300), ..load(0.01) };
+        assert_eq!(
+            (room(slow, 7, 256), room(slow, 8, 256)),
+            (25, 0),
+            "answers that take long, for a few or for many"
+        );
         assert_eq!(room(Load { oldest_wait: Duration::from_secs(2), ..load(0.01) }, 1, 256), 0);
     }
 }

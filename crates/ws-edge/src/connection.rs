@@ -129,6 +129,8 @@ pub(crate) struct Connection {
     voice: Voice,
     /// Whether the client has said `init`: it then knows acknowledgements.
     is_native: bool,
+    /// Whether the client has said `stop`.
+    stop_said: bool,
     /// A command that found the source's queue full. While it is there, the socket is not read.
     blocked: Option<Command>,
     /// A message that came before the participant's rate allows it, and when that will. While it is there, the
@@ -168,6 +170,7 @@ impl Connection {
             last_word: None,
             voice: Voice::Silent(None),
             is_native: false,
+            stop_said: false,
             blocked: None,
             early: None,
             bad: 0,

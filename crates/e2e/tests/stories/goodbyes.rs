@@ -12,7 +12,7 @@ async fn a_draining_edge_finishes_what_was_said_and_says_when_to_come_back() {
     let mut stack = Stack::start().await;
     let room = stack.room();
     let (mut alice, mut bob) = (room.join("alice").await, room.join("bob").await);
-    alice.init(json!({"encoding": "pcm_s16le"})).await;
+    let stream = alice.init(json!({"encoding": "pcm_s16le"})).await["stream"].clone();
     let samples = recording("LJ001-0009").samples();
     alice.pour(&sound::pcm(&samples), 3_200).await;
     alice.settled().await;
@@ -21,7 +21,7 @@ async fn a_draining_edge_finishes_what_was_said_and_says_when_to_come_back() {
     life.drain();
     assert_eq!(stack.edge.readiness().await, (503, vec!["service".to_owned()]));
     let everybody = async {
-        assert_eq!(alice.expect("stopped").await["samples"], samples.len());
+        while alice.expect("ack").await["samples"] != samples.len() {}
         for client in [&mut alice, &mut bob] {
             let hint = client.expect("reconnect").await;
             assert!(hint["retryAfterMs"].as_u64().is_some(), "{hint}");
@@ -49,6 +49,19 @@ async fn a_draining_edge_finishes_what_was_said_and_says_when_to_come_back() {
     })
     .await;
     assert_eq!(back.finals_to(finals.len() as u64).await.len(), finals.len());
+
+    // And the stream goes on.
+    let mut alice = room.join("alice").await;
+    let resume = json!({"stream": stream, "acked": samples.len()});
+    let initialized = alice.init(json!({"encoding": "pcm_s16le", "resume": resume})).await;
+    assert_eq!((&initialized["stream"], &initialized["acked"]), (&stream, &json!(samples.len())));
+    alice.pour(&sound::pcm(&samples), 3_200).await;
+    assert_eq!(alice.stop().await, 2 * samples.len() as u64);
+    let both = room.finals().await;
+    assert!(
+        both.len() > finals.len()
+            && both.iter().all(|last| last.utterance.stream == both[0].utterance.stream)
+    );
 }
 
 #[tokio::test]

@@ -127,6 +127,7 @@ impl Connection {
         }
         self.peer.partials = init.partials;
         self.is_native = true;
+        self.stop_said = false;
         self.bad = 0;
         self.send_all(answers).await
     }
@@ -227,6 +228,7 @@ impl Connection {
 
     pub(super) async fn hear_stop(&mut self) -> Flow {
         self.bad = 0;
+        self.stop_said = true;
         match &self.voice {
             Voice::Speaking(_) => self.stop(),
             // Its answer is on the way.
@@ -279,7 +281,13 @@ impl Connection {
                 // that all is done.
                 let caught_up = timeout(LAST_WORD_LIMIT, self.feed.caught_up());
                 let caught_up = Box::pin(async move { drop(caught_up.await) });
-                self.last_word = Some((caught_up, protocol::stopped(Some(stream), samples)));
+                // A stream that the drain has finished goes on elsewhere, if the client wants it to.
+                let word = if self.is_native && !self.stop_said {
+                    protocol::ack(stream, samples)
+                } else {
+                    protocol::stopped(Some(stream), samples)
+                };
+                self.last_word = Some((caught_up, word));
                 GO_ON
             }
             None => {
