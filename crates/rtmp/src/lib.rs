@@ -5,7 +5,7 @@
 //! module, never by a length that the peer claims, and nothing that it sends makes this crate panic.
 //!
 //! ```
-//! use rtmp::{AudioPackets, Event, Refusal, ServerSession, Timeline};
+//! use rtmp::{AudioPackets, Event, Kind, Refusal, ServerSession, Timeline};
 //!
 //! let mut session = ServerSession::new(0x5EED, false);
 //! let mut timeline = Timeline::starting_at(0);
@@ -20,9 +20,11 @@
 //!         Some(Event::PublishRequested(_publish)) if may_publish => session.accept(),
 //!         Some(Event::PublishRequested(_)) => session.refuse(Refusal::Denied, "unknown stream key"),
 //!         Some(Event::Audio { timestamp, data }) => {
-//!             let moment = timeline.advance(timestamp, elapsed_ms);
 //!             for packet in AudioPackets::new(&data) {
-//!                 let packet = packet?; // packet.codec, packet.kind, packet.data at moment.at_ms
+//!                 let packet = packet?; // packet.codec, packet.track, packet.data
+//!                 if packet.kind == Kind::Frames {
+//!                     let moment = timeline.advance(timestamp, elapsed_ms);
+//!                 }
 //!             }
 //!         }
 //!         Some(Event::Unpublished) => break,

@@ -70,7 +70,8 @@ impl Timeline {
         self.at_ms
     }
 
-    /// Takes the next timestamp. `elapsed_ms` is the real time since the last one, by the caller's clock.
+    /// Takes the next timestamp of a packet of sound; configurations often carry 0 wherever the sound is. `elapsed_ms` is the
+    /// real time since the last one, by the caller's clock.
     pub fn advance(&mut self, timestamp: u32, elapsed_ms: u64) -> Moment {
         let step = match self.last {
             None => Step::Forward { by_ms: 0 },
