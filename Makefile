@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test model build check fmt clippy bench chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test model build check fmt clippy bench bench-fanout chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ setup: ## Install the system packages that `make run` needs, where they are miss
 
 setup-test:
 	@$(DEV)/install-packages test
+	@$(MAKE) --no-print-directory node
+
+# Old clients are Node programs: the tests have one, and so do the measurements.
+NODE := crates/testkit/node
+.PHONY: node
+node:
+	@[ -d $(NODE)/node_modules/ws ] || npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
 
 model: setup ## Fetch and verify the speech model, its runtime and the recording
 	@$(DEV)/fetch-model
@@ -45,9 +52,16 @@ fmt: ## Format the code
 clippy: setup ## Check lints alone
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60')
+LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
+
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout
 	cargo build --release --locked -p loadgen
-	@$(DEV)/parley-up --with $(or $(CARGO_TARGET_DIR),target)/release/loadgen live $(BENCH_ARGS)
+	@$(DEV)/parley-up --with $(LOADGEN) live $(BENCH_ARGS)
+	@$(MAKE) --no-print-directory bench-fanout
+
+bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
+	cargo build --release --locked -p loadgen
+	@HANDSHAKES_PER_SECOND=100000 $(DEV)/parley-up --with $(LOADGEN) fanout $(FANOUT_ARGS)
 
 chaos: setup model ## Kill every part during live streams, cut networks, offer too much, and compare every word (10 minutes)
 	@$(DEV)/chaos release $(foreach it,kills rolling-restart disconnects overload,crates/loadgen/scenarios/$(it).toml)

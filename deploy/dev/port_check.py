@@ -18,8 +18,10 @@ FREE_PORTS = range(20000, 32000)
 def check(values: dict[str, str]) -> None:
     """Raises with one line for every port that cannot be opened, and for every one that is meant twice."""
     problems, seen = [], {}
-    for setting in [port.setting for port in services.ports()]:
+    for setting, optional in [(port.setting, port.optional) for port in services.ports()]:
         text = values[setting]
+        if optional and text == "0":
+            continue
         if not text.isdecimal() or not 0 < int(text) < 65536:
             problems.append(f"{setting}={text} is no port number")
             continue
@@ -28,7 +30,8 @@ def check(values: dict[str, str]) -> None:
             problems.append(f"port {number} is given to both {seen[number]} and {setting}")
             continue
         seen[number] = setting
-        address = values["HTTP_ADDR"] if setting in ("HTTP_PORT", "HTTPS_PORT") else "127.0.0.1"
+        faces_world = any(port.setting == setting for port in services.FRONT_DOOR)
+        address = values["HTTP_ADDR"] if faces_world else "127.0.0.1"
         if problem := fault(address, number):
             problems.append(f"port {number} {problem}: free it, or choose another with {setting}=…")
     if problems:

@@ -19,6 +19,7 @@ mod room;
 mod service;
 pub mod sound;
 mod stack;
+mod tab;
 
 pub use browser::{Browser, Microphone};
 pub use client::{Client, Heard};
@@ -27,4 +28,5 @@ pub use process::{Output, resident_mib, run};
 pub use raw::{Frame, RawSocket, frames};
 pub use room::{Room, text};
 pub use service::Service;
-pub use stack::{JWT_SECRET, Plan, SERVICE_KEY, Stack};
+pub use stack::{JWT_SECRET, Plan, SERVICE_KEY, Stack, USER_SECRET};
+pub use tab::{Tab, User};

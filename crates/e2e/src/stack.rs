@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use lifecycle::Lifecycle;
 use model::Clock;
+use notification_hub::HubSettings;
+use rtmp_ingest::IngestSettings;
 use storage::Storage;
 use testkit::{
     Cable, Database, HandshakeLimit, Nginx, RedisServer, eventually, free_port, redis_prefix, with_address,
@@ -13,10 +15,13 @@ use tokio::{
 use transcription_worker::WorkerSettings;
 use ws_edge::EdgeSettings;
 
-use crate::{Room, Service, log};
+use crate::{Room, Service, User, log};
 
 /// What signs the tokens of sessions.
 pub const JWT_SECRET: &str = "a secret of the tests";
+
+/// What signs the tokens of users.
+pub const USER_SECRET: &str = "a secret for the users of the tests";
 
 /// What trusted back ends show.
 pub const SERVICE_KEY: &str = "a service key of the tests";
@@ -51,6 +56,10 @@ pub struct Stack {
     pub edge: Service,
     /// The worker.
     pub worker: Service,
+    /// The keeper of notifications.
+    pub hub: Service,
+    /// The door of encoders.
+    pub ingest: Service,
     /// Between the services and Postgres.
     pub postgres: Cable,
     /// Redis.
@@ -68,6 +77,8 @@ pub struct Stack {
 struct Ports {
     edge: u16,
     worker: u16,
+    hub: u16,
+    ingest: u16,
 }
 
 impl Stack {
@@ -90,17 +101,24 @@ impl Stack {
         let place = PLACES.acquire_many(if plan.alone { STACKS_MAX } else { 1 }).await.expect("a place");
         let (database, redis) = tokio::join!(Database::scratch(), RedisServer::start());
         let postgres = Cable::to(database.host()).await;
-        let ports = Ports { edge: free_port(), worker: free_port() };
+        let ports = Ports { edge: free_port(), worker: free_port(), hub: free_port(), ingest: free_port() };
         let url = with_address(&database.url(), postgres.address());
         let usual = [
             ("DATABASE_URL", url.expose().to_owned()),
             ("REDIS_URL", redis.url().expose().to_owned()),
             ("REDIS_PREFIX", redis_prefix()),
             ("TRANSCRIPTION_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("JWT_SECRET", USER_SECRET.to_owned()),
             ("SERVICE_KEY", SERVICE_KEY.to_owned()),
             ("INTERNAL_TOKEN", "a token of the house".to_owned()),
             ("PORT", ports.edge.to_string()),
             ("METRICS_PORT", "0".to_owned()),
+            ("CHAT_PORT", "0".to_owned()),
+            ("HUB_PORT", ports.hub.to_string()),
+            ("HUB_METRICS_PORT", "0".to_owned()),
+            ("NOTIFICATION_HUB", format!("http://127.0.0.1:{}", ports.hub)),
+            ("RTMP_PORT", ports.ingest.to_string()),
+            ("RTMP_METRICS_PORT", "0".to_owned()),
             ("WORKER_PORT", ports.worker.to_string()),
             ("WORKER_METRICS_PORT", "0".to_owned()),
             ("TRANSCRIPTION_WORKERS", format!("http://127.0.0.1:{}", ports.worker)),
@@ -111,16 +129,20 @@ impl Stack {
             usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         settings.extend(plan.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let doors = [ports.edge];
-        let (edge, worker, nginx) = tokio::join!(
+        let (edge, worker, hub, ingest, nginx) = tokio::join!(
             start_edge(settings.clone()),
             start_worker(settings.clone()),
-            Nginx::start(&doors, plan.handshakes),
+            start_hub(settings.clone()),
+            start_ingest(settings.clone()),
+            Nginx::start(&doors, ports.ingest, plan.handshakes),
         );
         let storage = database.storage();
         Self {
             nginx,
             edge,
             worker,
+            hub,
+            ingest,
             postgres,
             redis,
             storage,
@@ -136,6 +158,11 @@ impl Stack {
         Room::new(self.nginx.http_port, self.storage.clone())
     }
 
+    /// A user whom nobody has told anything, at nginx.
+    pub fn user(&self) -> User {
+        User::new(self.nginx.http_port)
+    }
+
     /// The URL of a path, through nginx.
     pub fn http(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.nginx.http_port)
@@ -144,6 +171,11 @@ impl Stack {
     /// The same over TLS.
     pub fn https(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.nginx.https_port)
+    }
+
+    /// Where an encoder publishes with this key, through nginx.
+    pub fn rtmp(&self, key: &str) -> String {
+        format!("rtmp://127.0.0.1:{}/live/{key}", self.nginx.rtmp_port)
     }
 
     /// Starts another edge beside the first, without nginx; it and its port.
@@ -165,6 +197,12 @@ impl Stack {
         free(self.ports.worker).await;
         self.worker = start_worker(self.settings.clone()).await;
     }
+
+    /// Starts the hub again, where it was, after it was ended or killed.
+    pub async fn restart_hub(&mut self) {
+        free(self.ports.hub).await;
+        self.hub = start_hub(self.settings.clone()).await;
+    }
 }
 
 impl Drop for Stack {
@@ -185,6 +223,24 @@ async fn start_edge(settings: BTreeMap<String, String>) -> Service {
         let settings = EdgeSettings::read(settings::of(settings)).expect("settings of the edge");
         let running = ws_edge::start(&settings, &life, Clock::system()).await.expect("an edge that starts");
         running.admin_address
+    })
+    .await
+}
+
+async fn start_hub(settings: BTreeMap<String, String>) -> Service {
+    Service::start(|life: Lifecycle| async move {
+        let settings = HubSettings::read(settings::of(settings)).expect("settings of the hub");
+        let running = notification_hub::start(&settings, &life, Clock::system()).await;
+        running.expect("a hub that starts").admin_address
+    })
+    .await
+}
+
+async fn start_ingest(settings: BTreeMap<String, String>) -> Service {
+    Service::start(|life: Lifecycle| async move {
+        let settings = IngestSettings::read(settings::of(settings)).expect("settings of the ingest");
+        let running = rtmp_ingest::start(&settings, &life, Clock::system()).await;
+        running.expect("an ingest that starts").admin_address
     })
     .await
 }

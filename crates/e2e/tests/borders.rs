@@ -26,7 +26,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("symphonia", &["audio"]),
     ("opus", &["audio"]),
     ("rubato", &["audio"]),
-    ("tonic", &["rpc", "transcription-worker"]),
+    ("tonic", &["rpc", "transcription-worker", "notification-hub"]),
     ("prost", &["rpc"]),
     ("audio", &["ws-edge"]),
     ("speech", &["transcription-worker"]),

@@ -7,16 +7,20 @@ mod baseline;
 mod client;
 mod compare;
 mod cpu;
+mod crowd;
 mod delays;
+mod fan;
 mod fault;
 mod follower;
 mod measure;
 mod memory;
 mod message;
+mod notify;
 mod playlist;
 mod processes;
 mod recording;
 mod report;
+mod rival;
 mod scenario;
 mod socket;
 mod target;
@@ -25,13 +29,17 @@ mod told;
 use std::{
     fs,
     io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
-use auth::SessionTokens;
+use auth::{SessionTokens, UserClaims, UserTokens};
 use clap::{Parser, Subcommand};
 use model::Clock;
+use settings::Reader;
 
 use crate::{
     baseline::Baseline,
@@ -64,6 +72,70 @@ enum Command {
     /// Ends with 1 when anything was not as the scenario demands. Services are struck only where a launcher runs that
     /// starts them again: `parley-up --chaos`, as `make chaos` and `make soak` do.
     Play(PlayArguments),
+    /// One event to many followers: what a delivery costs in ws-edge, beside a bare write() and Node's ws.
+    Fanout(FanoutArguments),
+    /// Many users with several connections each are told things while services are killed; prints what they lost.
+    ///
+    /// Ends with 1 when a notification was not stored, or not told exactly once and in order.
+    Notify(NotifyArguments),
+    /// The bare write() of `fanout`: a process of its own.
+    #[command(hide = true)]
+    Bare {
+        /// How many connect.
+        followers: usize,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct FanoutArguments {
+    /// How many follow.
+    #[arg(long, default_value_t = 5_000)]
+    followers: usize,
+    /// How many events are measured.
+    #[arg(long, default_value_t = 40)]
+    events: usize,
+    /// ws-edge itself [default: 127.0.0.1 with PORT or 3001]. It must let so many connect at once:
+    /// HANDSHAKES_PER_SECOND.
+    #[arg(long)]
+    edge: Option<SocketAddr>,
+    /// Folder in which `npm install` has put Node's ws.
+    #[arg(long, default_value = "crates/testkit/node")]
+    node: PathBuf,
+    /// File with the process id whose children are the services.
+    #[arg(long, default_value = ".parley/lock")]
+    launcher: PathBuf,
+    /// Also write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct NotifyArguments {
+    /// How many users.
+    #[arg(long, default_value_t = 1_000)]
+    users: usize,
+    /// Connections of each.
+    #[arg(long, default_value_t = 3)]
+    connections: usize,
+    /// Notifications a second, for all users together.
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// For so long.
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// What is killed once each meanwhile, one after the other.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "redis-server,notification-hub,ws-edge,nginx,postgres"
+    )]
+    kill: Vec<String>,
+    /// The front door, ws:// or http:// [default: PARLEY_URL, else ws://127.0.0.1 with HTTP_PORT or 8080].
+    #[arg(long, value_parser = front_door)]
+    url: Option<String>,
+    /// File with the process id whose children are the services.
+    #[arg(long, default_value = ".parley/lock")]
+    launcher: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -117,19 +189,23 @@ enum Failure {
     Token(#[from] auth::AuthError),
     #[error("the recordings were not heard once before: {0}")]
     Hearing(#[from] StreamError),
-    #[error("the report cannot be written: {0}")]
+    #[error(transparent)]
     Output(#[from] io::Error),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let are_good = |levels: Vec<Level>| levels.iter().all(Level::is_good);
     let outcome = match Arguments::parse().command {
-        Command::Live(arguments) => live(&arguments).await,
-        Command::Play(arguments) => play(&arguments).await,
+        Command::Live(arguments) => live(&arguments).await.map(are_good),
+        Command::Play(arguments) => play(&arguments).await.map(are_good),
+        Command::Fanout(arguments) => fanout(&arguments).await,
+        Command::Notify(arguments) => notify(&arguments).await,
+        Command::Bare { followers } => rival::serve_bare(followers).map(|()| true).map_err(Failure::from),
     };
     match outcome {
-        Ok(levels) if levels.iter().all(Level::is_good) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
             eprintln!("{failure}");
             match failure {
@@ -138,6 +214,74 @@ async fn main() -> ExitCode {
             }
         }
     }
+}
+
+async fn fanout(arguments: &FanoutArguments) -> Result<bool, Failure> {
+    let mut reader = settings::load()?;
+    let port = reader.or("PORT", 3001_u16, "a port number");
+    let keys = reader.required_secrets("SERVICE_KEY");
+    let process = processes::launcher(&arguments.launcher).and_then(fan::edge_process);
+    if process.is_none() {
+        reader.problem("--launcher", "names no process that keeps a ws-edge");
+    }
+    let tokens = user_tokens(&mut reader);
+    let edge = reader.finish(|| {
+        Some(fan::Edge {
+            address: arguments.edge.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into()),
+            process: process?,
+            service_key: keys.first()?.expose().to_owned(),
+            token: Box::new(move |number| user_token(&tokens, &format!("bench-{number}"))),
+        })
+    })?;
+    let plan =
+        fan::Plan { followers: arguments.followers, events: arguments.events, node: arguments.node.clone() };
+    let costs = fan::measure(&edge, &plan).await?;
+    write!(io::stdout(), "{}", costs.table())?;
+    if let Some(path) = &arguments.json {
+        fs::write(path, serde_json::to_vec_pretty(&costs).map_err(io::Error::from)?)?;
+    }
+    Ok(true)
+}
+
+async fn notify(arguments: &NotifyArguments) -> Result<bool, Failure> {
+    let mut reader = settings::load()?;
+    let url = door(arguments.url.as_ref(), &mut reader);
+    let keys = reader.required_secrets("SERVICE_KEY");
+    let tokens = user_tokens(&mut reader);
+    let launcher = processes::launcher(&arguments.launcher);
+    let system = reader.finish(|| {
+        Some(notify::System {
+            url: url?.replacen("ws://", "", 1),
+            service_key: keys.first()?.expose().to_owned(),
+            token: Arc::new(move |user: &str| user_token(&tokens, user)),
+            launcher,
+        })
+    })?;
+    let plan = notify::Plan {
+        users: arguments.users,
+        connections: arguments.connections,
+        rate: arguments.rate,
+        span: Duration::from_secs(arguments.seconds.into()),
+        kill: arguments.kill.clone(),
+    };
+    let report = notify::run(&system, &plan).await;
+    write!(io::stdout(), "{report}")?;
+    Ok(report.is_good())
+}
+
+fn user_tokens(reader: &mut Reader) -> UserTokens {
+    let secrets = auth::user_secrets(reader);
+    if secrets.is_empty() {
+        reader.problem("JWT_SECRET", "missing; expected a secret, or several separated by commas");
+    }
+    UserTokens::new(secrets, Clock::system())
+}
+
+/// The token of a user, good for a day; empty without a secret, which was a problem before.
+fn user_token(tokens: &UserTokens, user: &str) -> String {
+    let exp = Clock::system().now().0 / 1000 + 24 * 3600;
+    let claims = UserClaims { user_id: Some(user.to_owned()), exp, ..UserClaims::default() };
+    tokens.issue(&claims).unwrap_or_default()
 }
 
 async fn live(arguments: &LiveArguments) -> Result<Vec<Level>, Failure> {
@@ -190,14 +334,7 @@ fn keep(levels: &[Level], path: Option<&Path>) -> io::Result<()> {
 
 fn target(arguments: &TargetArguments) -> Result<Target, settings::Problems> {
     let mut reader = settings::load()?;
-    let url = match (&arguments.url, reader.text("PARLEY_URL")) {
-        (Some(url), _) => Some(url.clone()),
-        (None, Some(text)) => front_door(&text).inspect_err(|error| reader.problem("PARLEY_URL", error)).ok(),
-        (None, None) => {
-            let port = reader.or("HTTP_PORT", 8080_u16, "a port number");
-            Some(format!("ws://127.0.0.1:{port}"))
-        }
-    };
+    let url = door(arguments.url.as_ref(), &mut reader);
     let secrets = reader.required_secrets(SECRET);
     let launcher = processes::launcher(&arguments.launcher);
     if launcher.is_none() {
@@ -205,6 +342,18 @@ fn target(arguments: &TargetArguments) -> Result<Target, settings::Problems> {
     }
     reader
         .finish(|| Some(Target { url: url?, tokens: SessionTokens::new(secrets, Clock::system()), launcher }))
+}
+
+/// Where the front door is.
+fn door(given: Option<&String>, reader: &mut Reader) -> Option<String> {
+    match (given, reader.text("PARLEY_URL")) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Some(text)) => front_door(&text).inspect_err(|error| reader.problem("PARLEY_URL", error)).ok(),
+        (None, None) => {
+            let port = reader.or("HTTP_PORT", 8080_u16, "a port number");
+            Some(format!("ws://127.0.0.1:{port}"))
+        }
+    }
 }
 
 /// The address with the scheme of a WebSocket.

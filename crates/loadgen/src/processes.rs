@@ -1,6 +1,6 @@
 //! The processes of this machine, as `/proc` lists them (proc_pid_stat(5), proc_pid_status(5)).
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 /// Longest name that `/proc/PID/stat` gives.
 const NAME_BYTES_MAX: usize = 15;
@@ -67,6 +67,16 @@ pub fn own_memory_kib(id: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Processor time that the threads of a process have used, to the nanosecond where the kernel counts so.
+pub fn processor_time(id: u32) -> Option<Duration> {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).ok()?;
+    let used = tasks.filter_map(|task| {
+        let stat = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Some(Duration::from_nanos(used.sum()))
 }
 
 /// Sends a signal, by its number. Whether it went.

@@ -8,6 +8,7 @@ use model::{
         IDEMPOTENCY_KEY_BYTES_MAX, IDS_MAX, METADATA_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TYPES_MAX,
     },
 };
+use prost::Message as _;
 use tonic::Status;
 
 use crate::wire;
@@ -28,8 +29,7 @@ pub use generated::{
     Message as MessageWire, Notification as NotificationWire, Preferences, PublishRequest, PublishResponse,
     Published as PublishedWire, PushKeyRequest, PushKeyResponse, RegisterPushRequest, RegisterPushResponse,
     RemovePushRequest, RemovePushResponse, ReplayRequest, ReplayResponse, SendMessageRequest,
-    SetPreferencesRequest, Unread as UnreadWire, UserRequest, messages_client::MessagesClient,
-    messages_server::Messages, messages_server::MessagesServer, notifications_client::NotificationsClient,
+    SetPreferencesRequest, Unread as UnreadWire, UserRequest, notifications_client::NotificationsClient,
     notifications_server::Notifications, notifications_server::NotificationsServer,
 };
 use generated::{Priority as PriorityWire, change::Kind, event::Event as EventOneof};
@@ -246,6 +246,11 @@ impl Publish {
             }
         }
     }
+}
+
+/// The bytes of a request without its idempotency key: those of the same request are the same.
+pub fn without_key(request: &PublishRequest) -> Vec<u8> {
+    PublishRequest { idempotency_key: String::new(), ..request.clone() }.encode_to_vec()
 }
 
 /// The event that followers of a topic read: the metadata with a `type`, and a title and message that say something.

@@ -17,9 +17,9 @@ use crate::{
     INTERNAL_TOKEN, KEEP_ALIVE,
     notification::{
         self, Changed, DeleteMessageRequest, EditMessageRequest, Filter, GetRequest, HUB_MESSAGE_BYTES_MAX,
-        HistoryRequest, IdsRequest, ListRequest, MessagesClient, NotificationsClient, Page, Preferences,
-        Publish, PublishOutcome, PushKeyRequest, RegisterPushRequest, RemovePushRequest, ReplayRequest,
-        Replayed, RoomPage, SendMessageRequest, SetPreferencesRequest, TopicEvent, UserRequest,
+        HistoryRequest, IdsRequest, ListRequest, NotificationsClient, Page, Preferences, Publish,
+        PublishOutcome, PushKeyRequest, RegisterPushRequest, RemovePushRequest, ReplayRequest, Replayed,
+        RoomPage, SendMessageRequest, SetPreferencesRequest, TopicEvent, UserRequest,
     },
     wire,
 };
@@ -97,8 +97,7 @@ impl From<Status> for HubError {
 /// The notification hub. Connects when it is first used, and again when it was away. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Hub {
-    notifications: NotificationsClient<Channel>,
-    messages: MessagesClient<Channel>,
+    calls: NotificationsClient<Channel>,
     token: Option<MetadataValue<Ascii>>,
 }
 
@@ -112,16 +111,10 @@ impl Hub {
         let token = settings.internal_token.as_ref();
         let token =
             token.map(|token| header(token).ok_or(HubError::Setting("INTERNAL_TOKEN"))).transpose()?;
-        let channel = endpoint.connect_lazy();
-        Ok(Self {
-            notifications: NotificationsClient::new(channel.clone())
-                .max_decoding_message_size(HUB_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(HUB_MESSAGE_BYTES_MAX),
-            messages: MessagesClient::new(channel)
-                .max_decoding_message_size(HUB_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(HUB_MESSAGE_BYTES_MAX),
-            token,
-        })
+        let calls = NotificationsClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(HUB_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(HUB_MESSAGE_BYTES_MAX);
+        Ok(Self { calls, token })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -144,7 +137,7 @@ impl Hub {
         idempotency_key: Option<&str>,
     ) -> Result<PublishOutcome, HubError> {
         let request = self.request(publish.to_wire(idempotency_key));
-        let response = self.notifications.clone().publish(request).await?.into_inner();
+        let response = self.calls.clone().publish(request).await?.into_inner();
         let mut published = Vec::with_capacity(response.published.len());
         for one in response.published {
             let user = notification::user(&one.user_id)?;
@@ -167,7 +160,7 @@ impl Hub {
             cursor: filter.cursor.clone().unwrap_or_default(),
             archived: filter.archived,
         });
-        let response = self.notifications.clone().list(request).await?.into_inner();
+        let response = self.calls.clone().list(request).await?.into_inner();
         let notifications = response.notifications.into_iter().map(Notification::try_from);
         Ok(Page {
             notifications: notifications.collect::<Result<_, _>>()?,
@@ -182,7 +175,7 @@ impl Hub {
     /// [`Refusal::NotificationUnknown`], and see [`HubError`].
     pub async fn get(&self, user: &UserId, id: NotificationId) -> Result<Notification, HubError> {
         let request = self.request(GetRequest { user_id: user.to_string(), id: id.to_string() });
-        Ok(self.notifications.clone().get(request).await?.into_inner().try_into()?)
+        Ok(self.calls.clone().get(request).await?.into_inner().try_into()?)
     }
 
     /// These are read.
@@ -190,7 +183,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn mark_read(&self, user: &UserId, ids: &[NotificationId]) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().mark_read(self.request(named(user, ids))).await?.into_inner().into())
+        Ok(self.calls.clone().mark_read(self.request(named(user, ids))).await?.into_inner().into())
     }
 
     /// These are unread.
@@ -198,7 +191,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn mark_unread(&self, user: &UserId, ids: &[NotificationId]) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().mark_unread(self.request(named(user, ids))).await?.into_inner().into())
+        Ok(self.calls.clone().mark_unread(self.request(named(user, ids))).await?.into_inner().into())
     }
 
     /// Everything there is now is read.
@@ -206,7 +199,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn mark_all_read(&self, user: &UserId) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().mark_all_read(self.request(of(user))).await?.into_inner().into())
+        Ok(self.calls.clone().mark_all_read(self.request(of(user))).await?.into_inner().into())
     }
 
     /// These are put away.
@@ -214,7 +207,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn archive(&self, user: &UserId, ids: &[NotificationId]) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().archive(self.request(named(user, ids))).await?.into_inner().into())
+        Ok(self.calls.clone().archive(self.request(named(user, ids))).await?.into_inner().into())
     }
 
     /// These are gone.
@@ -222,7 +215,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn delete(&self, user: &UserId, ids: &[NotificationId]) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().delete(self.request(named(user, ids))).await?.into_inner().into())
+        Ok(self.calls.clone().delete(self.request(named(user, ids))).await?.into_inner().into())
     }
 
     /// What is read and not archived is gone; `changed` says how many.
@@ -230,7 +223,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn clear(&self, user: &UserId) -> Result<Changed, HubError> {
-        Ok(self.notifications.clone().clear(self.request(of(user))).await?.into_inner().into())
+        Ok(self.calls.clone().clear(self.request(of(user))).await?.into_inner().into())
     }
 
     /// How many are unread.
@@ -238,7 +231,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn unread(&self, user: &UserId) -> Result<Unread, HubError> {
-        Ok(self.notifications.clone().unread_count(self.request(of(user))).await?.into_inner().into())
+        Ok(self.calls.clone().unread_count(self.request(of(user))).await?.into_inner().into())
     }
 
     /// The types that the user has muted.
@@ -246,7 +239,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn muted(&self, user: &UserId) -> Result<Vec<NotificationType>, HubError> {
-        let response = self.notifications.clone().get_preferences(self.request(of(user))).await?;
+        let response = self.calls.clone().get_preferences(self.request(of(user))).await?;
         Ok(notification::types(&response.into_inner().muted_types)?)
     }
 
@@ -261,7 +254,7 @@ impl Hub {
     ) -> Result<Vec<NotificationType>, HubError> {
         let preferences = Preferences { muted_types: types.iter().map(ToString::to_string).collect() };
         let request = SetPreferencesRequest { user_id: user.to_string(), preferences: Some(preferences) };
-        let response = self.notifications.clone().set_preferences(self.request(request)).await?;
+        let response = self.calls.clone().set_preferences(self.request(request)).await?;
         Ok(notification::types(&response.into_inner().muted_types)?)
     }
 
@@ -276,7 +269,7 @@ impl Hub {
         limit: Option<u32>,
     ) -> Result<Replayed, HubError> {
         let request = ReplayRequest { topic: topic.to_string(), since: since.0, limit: asked(limit)? };
-        let response = self.notifications.clone().replay(self.request(request)).await?.into_inner();
+        let response = self.calls.clone().replay(self.request(request)).await?.into_inner();
         Ok(Replayed {
             events: response.events.into_iter().map(TopicEvent::try_from).collect::<Result<_, _>>()?,
             through: Sequence(response.through),
@@ -290,7 +283,7 @@ impl Hub {
     /// # Errors
     /// See [`HubError`].
     pub async fn push_key(&self) -> Result<Option<String>, HubError> {
-        let response = self.notifications.clone().push_key(self.request(PushKeyRequest {})).await?;
+        let response = self.calls.clone().push_key(self.request(PushKeyRequest {})).await?;
         Ok(Some(response.into_inner().public_key).filter(|key| !key.is_empty()))
     }
 
@@ -311,7 +304,7 @@ impl Hub {
             p256dh: p256dh.to_owned(),
             auth: auth.to_owned(),
         };
-        self.notifications.clone().register_push(self.request(request)).await?;
+        self.calls.clone().register_push(self.request(request)).await?;
         Ok(())
     }
 
@@ -321,7 +314,7 @@ impl Hub {
     /// See [`HubError`].
     pub async fn remove_push(&self, user: &UserId, endpoint: &str) -> Result<bool, HubError> {
         let request = RemovePushRequest { user_id: user.to_string(), endpoint: endpoint.to_owned() };
-        Ok(self.notifications.clone().remove_push(self.request(request)).await?.into_inner().removed)
+        Ok(self.calls.clone().remove_push(self.request(request)).await?.into_inner().removed)
     }
 
     /// Says something in a room.
@@ -343,7 +336,7 @@ impl Hub {
             text: text.to_owned(),
             metadata_json: metadata.map(|metadata| metadata.as_str().to_owned()).unwrap_or_default(),
         };
-        Ok(self.messages.clone().send(self.request(request)).await?.into_inner().try_into()?)
+        Ok(self.calls.clone().send_message(self.request(request)).await?.into_inner().try_into()?)
     }
 
     /// Changes what its author said.
@@ -363,7 +356,7 @@ impl Hub {
             author: author.to_string(),
             text: text.to_owned(),
         };
-        Ok(self.messages.clone().edit(self.request(request)).await?.into_inner().try_into()?)
+        Ok(self.calls.clone().edit_message(self.request(request)).await?.into_inner().try_into()?)
     }
 
     /// Takes back what its author said.
@@ -381,7 +374,7 @@ impl Hub {
             id: id.to_string(),
             author: author.to_string(),
         };
-        Ok(self.messages.clone().delete_message(self.request(request)).await?.into_inner().try_into()?)
+        Ok(self.calls.clone().delete_message(self.request(request)).await?.into_inner().try_into()?)
     }
 
     /// What was said in a room before a position, newest first.
@@ -396,7 +389,7 @@ impl Hub {
     ) -> Result<RoomPage, HubError> {
         let before = before.map_or(0, |before| before.0);
         let request = HistoryRequest { room_id: room.to_string(), before, limit: asked(limit)? };
-        let response = self.messages.clone().history(self.request(request)).await?.into_inner();
+        let response = self.calls.clone().history(self.request(request)).await?.into_inner();
         Ok(RoomPage {
             messages: response.messages.into_iter().map(Message::try_from).collect::<Result<_, _>>()?,
             through: Sequence(response.through),

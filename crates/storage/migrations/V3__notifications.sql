@@ -135,3 +135,7 @@ CREATE VIEW legacy.notifications AS
     WHERE NOT notifications.archived
       AND notifications.marked > inboxes.cleared_through
       AND NOT (notifications.is_read AND notifications.marked <= inboxes.cleared_at);
+
+-- For whoever forgets what is old.
+CREATE INDEX segments_by_age ON segments (stored_at);
+CREATE INDEX outbox_by_age ON outbox (created_at);

@@ -131,6 +131,19 @@ const FORGET_MESSAGES: Statement = Statement {
           DELETE FROM messages USING old WHERE messages.id = old.id RETURNING 1",
 };
 
+const FORGET_FINALS: Statement = Statement {
+    name: "forget_finals",
+    sql: "WITH old AS (SELECT session_id, sequence FROM segments WHERE stored_at < $1 ORDER BY stored_at LIMIT $2)
+          DELETE FROM segments USING old
+          WHERE segments.session_id = old.session_id AND segments.sequence = old.sequence RETURNING 1",
+};
+
+const FORGET_OUTBOX: Statement = Statement {
+    name: "forget_outbox",
+    sql: "WITH old AS (SELECT id FROM outbox WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+          DELETE FROM outbox USING old WHERE outbox.id = old.id RETURNING 1",
+};
+
 impl Storage {
     /// Brings what is due into the inboxes, up to some hundreds in one call; how many, and whether there may be more.
     /// Several processes may do it at once: each is stored once.
@@ -258,6 +271,22 @@ impl Storage {
     /// As any operation here.
     pub async fn forget_messages(&self, cutoff: Timestamp) -> Result<bool, StorageError> {
         self.forget(&FORGET_MESSAGES, cutoff).await
+    }
+
+    /// Forgets finals that were stored before `cutoff`; whether there may be more.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn forget_finals(&self, cutoff: Timestamp) -> Result<bool, StorageError> {
+        self.forget(&FORGET_FINALS, cutoff).await
+    }
+
+    /// Forgets announcements from before `cutoff`, which nobody could publish; whether there may be more.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn forget_outbox(&self, cutoff: Timestamp) -> Result<bool, StorageError> {
+        self.forget(&FORGET_OUTBOX, cutoff).await
     }
 
     async fn forget(&self, statement: &Statement, before: Timestamp) -> Result<bool, StorageError> {

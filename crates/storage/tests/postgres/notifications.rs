@@ -70,7 +70,7 @@ async fn count(storage: &Storage, id: &str) -> (u64, u64) {
 
 async fn mark(storage: &Storage, mark: Mark, of: &[&Notification]) -> InboxChange {
     let ids: Vec<_> = of.iter().map(|notification| notification.id).collect();
-    storage.mark_notifications(&of[0].user, mark, &ids, NOW).await.unwrap()
+    storage.mark_notifications(&of.first().unwrap().user, mark, &ids, NOW).await.unwrap()
 }
 
 /// Everything announced so far, in the order of its storing.

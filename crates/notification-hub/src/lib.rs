@@ -1,0 +1,131 @@
+//! Stores notifications and messages, counts what is unread, and announces every change of it.
+//!
+//! This changes when what users are told, or how it reaches them, does. In the order data passes: `door` lets our
+//! services in, `service` hands their calls to `inbox`, `browsers` and `rooms`, `due` does what time does, and `retention` forgets. It never
+//! sees a socket of a client.
+
+mod browsers;
+mod calls;
+mod cursor;
+mod door;
+mod due;
+mod inbox;
+mod retention;
+mod rooms;
+mod service;
+mod settings;
+
+use std::net::SocketAddr;
+
+use event_bus::EventBus;
+use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
+use model::Clock;
+use outbox::Relay;
+use rpc::{
+    KEEP_ALIVE,
+    notification::{HUB_MESSAGE_BYTES_MAX, NotificationsServer},
+};
+use storage::{Storage, StorageError};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
+
+pub use settings::{HubSettings, Retention};
+
+use crate::{browsers::Browsers, door::Door, due::Due, inbox::Inbox, rooms::Rooms, service::Service};
+
+/// Why a hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The database URL is wrong.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The Redis URL is wrong.
+    #[error(transparent)]
+    Bus(#[from] event_bus::BusError),
+}
+
+/// A hub that serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Running {
+    /// Where gRPC is served.
+    pub address: SocketAddr,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin_address: SocketAddr,
+}
+
+/// Starts a hub inside `life`; returns when it accepts calls.
+///
+/// # Errors
+/// See [`StartError`]. Postgres and Redis need not be up: readiness says so until Postgres is. Redis may stay away:
+/// what is stored then waits in the outbox.
+pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Result<Running, StartError> {
+    register_metrics();
+    let storage = Storage::connect(&settings.storage)?;
+    let bus = EventBus::connect(&settings.bus)?;
+
+    let listener = listen("HUB_PORT", settings.address).await?;
+    let admin = listen("HUB_METRICS_PORT", settings.admin_address).await?;
+    let running = Running {
+        address: listener.local_addr().unwrap_or(settings.address),
+        admin_address: admin.local_addr().unwrap_or(settings.admin_address),
+    };
+
+    let relay = Relay::new(storage.clone(), bus);
+    let announce = relay.ring();
+    life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
+    let due = Due::new(storage.clone(), announce.clone(), clock.clone(), false);
+    let alarm = due.alarm();
+    life.spawn_critical("due notifications", due.run(life.draining().clone()));
+    let retention = retention::keep(settings.retention, storage.clone(), announce.clone(), clock.clone());
+    let draining = life.draining().clone();
+    life.spawn_critical("retention", async move {
+        let _ended = draining.run_until_cancelled(retention).await;
+    });
+
+    let service = Service {
+        inbox: Inbox::new(storage.clone(), announce.clone(), alarm, clock.clone(), settings.idempotency_life),
+        browsers: Browsers::new(storage.clone()),
+        rooms: Rooms::new(storage.clone(), announce, clock),
+    };
+
+    let readiness = Readiness::new(life.draining().clone()).with("postgres", move || {
+        let storage = storage.clone();
+        async move { storage.check().await.map_err(|error| error.to_string()) }
+    });
+    life.spawn_companion("admin listener", serve_admin(admin, readiness.clone(), life.clone()));
+
+    let door = Door::new(settings.internal_tokens.clone());
+    let service = NotificationsServer::new(service)
+        .max_decoding_message_size(HUB_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(HUB_MESSAGE_BYTES_MAX);
+    let service = InterceptedService::new(service, door);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE));
+    let draining = life.draining().clone();
+    life.spawn_critical("gRPC server", async move {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        if let Err(error) =
+            server.serve_with_incoming_shutdown(service, incoming, draining.cancelled_owned()).await
+        {
+            tracing::error!(%error, "gRPC server");
+        }
+    });
+    readiness.started();
+    tracing::info!(address = %running.address, "ready");
+    Ok(running)
+}
+
+fn register_metrics() {
+    storage::describe_metrics();
+    event_bus::describe_metrics();
+    outbox::describe_metrics();
+    calls::register_metrics();
+    due::register_metrics();
+    retention::register_metrics();
+}
