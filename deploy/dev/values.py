@@ -12,8 +12,8 @@ from pathlib import Path
 
 import services
 
-SECRETS = ["TRANSCRIPTION_JWT_SECRET", "JWT_SECRET", "SERVICE_KEY", "INTERNAL_TOKEN", "POSTGRES_PASSWORD",
-           "REDIS_PASSWORD"]
+SECRETS = ["TRANSCRIPTION_JWT_SECRET", "JWT_SECRET", "SERVICE_KEY", "INTERNAL_TOKEN", "VAPID_PRIVATE_KEY",
+           "POSTGRES_PASSWORD", "REDIS_PASSWORD"]
 
 DEFAULTS = {
     "HTTP_ADDR": "127.0.0.1",
@@ -60,6 +60,7 @@ def load(root: Path) -> dict[str, str]:
     found["DATABASE_URL"] = (f"postgres://parley:{found['POSTGRES_PASSWORD']}@127.0.0.1:{found['POSTGRES_PORT']}/parley")
     found["REDIS_URL"] = f"redis://:{found['REDIS_PASSWORD']}@127.0.0.1:{found['REDIS_PORT']}/0"
     found["TRANSCRIPTION_WORKERS"] = given.get("TRANSCRIPTION_WORKERS", f"http://127.0.0.1:{found['WORKER_PORT']}")
+    found["NOTIFICATION_HUB"] = given.get("NOTIFICATION_HUB", f"http://127.0.0.1:{found['HUB_PORT']}")
     found["PARLEY_MODEL_DIR"] = given.get("PARLEY_MODEL_DIR", str(root / ".parley" / "model"))
     # Where the command line finds the front door.
     found["PARLEY_URL"] = f"http://{reachable(found['HTTP_ADDR'])}:{found['HTTP_PORT']}"
