@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test model build check fmt clippy bench bench-fanout chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test model build check fmt clippy bench bench-inbox bench-fanout chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--st
 bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
 	cargo build --release --locked -p loadgen
 	@HANDSHAKES_PER_SECOND=100000 $(DEV)/parley-up --with $(LOADGEN) fanout $(FANOUT_ARGS)
+
+bench-inbox: setup ## Measure an inbox of 1,000,000 notifications
+	@$(DEV)/parley-up --stores cargo bench --locked -p notification-hub --bench inbox
 
 chaos: setup model ## Kill every part during live streams, cut networks, offer too much, and compare every word (10 minutes)
 	@$(DEV)/chaos release $(foreach it,kills rolling-restart disconnects overload,crates/loadgen/scenarios/$(it).toml)

@@ -44,6 +44,13 @@ def render(template: Path, replacements: dict[str, str]) -> str:
     return text
 
 
+def stream_module() -> str:
+    """The line that loads nginx's stream module, or nothing where it is built in."""
+    found = [path for folder in ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules")
+             for path in Path(folder).glob("ngx_stream_module.so")]
+    return f"load_module {found[0]};" if found else ""
+
+
 def configure(root: Path, run_folder: Path, logs: Path, values: dict[str, str], edges: list[str]) -> Path:
     """Writes nginx's file for these values and the main ports of the edges, and has nginx check it."""
     chain, key = certificate(root / ".parley" / "tls")
@@ -59,6 +66,10 @@ def configure(root: Path, run_folder: Path, logs: Path, values: dict[str, str], 
         "LISTEN_ADDR": values["HTTP_ADDR"],
         "HTTP_PORT": values["HTTP_PORT"],
         "HTTPS_PORT": values["HTTPS_PORT"],
+        "RTMP_PORT": values["RTMP_EXTERNAL_PORT"],
+        "RTMPS_PORT": values["RTMPS_EXTERNAL_PORT"],
+        "STREAM_MODULE": stream_module(),
+        "RTMP_SERVERS": f"server 127.0.0.1:{values['RTMP_PORT']};",
         "TLS_CERT": str(chain),
         "TLS_KEY": str(key),
         "EDGE_SERVERS": " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in edges),

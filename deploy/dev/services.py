@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 
 class Port(NamedTuple):
-    """A port that something opens: the setting that moves it and where it is otherwise."""
+    """A port that something opens: the setting that moves it, where it is otherwise, and whether 0 closes it."""
 
     setting: str
     default: int
+    optional: bool = False
 
 
 class Service(NamedTuple):
@@ -25,9 +26,12 @@ class Service(NamedTuple):
 
 
 SERVICES = [
+    Service("notification-hub", ports=[Port("HUB_PORT", 50052)], admin=Port("HUB_METRICS_PORT", 9103)),
     Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102),
             twice=True),
-    Service("ws-edge", ports=[Port("PORT", 3001)], admin=Port("METRICS_PORT", 9101), twice=True),
+    Service("ws-edge", ports=[Port("PORT", 3001), Port("CHAT_PORT", 3002, optional=True)],
+            admin=Port("METRICS_PORT", 9101), twice=True),
+    Service("rtmp-ingest", ports=[Port("RTMP_PORT", 1936)], admin=Port("RTMP_METRICS_PORT", 9104)),
 ]
 
 COMMAND_LINE = "parley"
@@ -37,12 +41,16 @@ POSTGRES_PORT = Port("POSTGRES_PORT", 25432)
 REDIS_PORT = Port("REDIS_PORT", 26379)
 HTTP_PORT = Port("HTTP_PORT", 8080)
 HTTPS_PORT = Port("HTTPS_PORT", 8443)
+RTMP_PORT = Port("RTMP_EXTERNAL_PORT", 1935)
+RTMPS_PORT = Port("RTMPS_EXTERNAL_PORT", 2935)
+# Those that nginx opens, on the address that faces the world.
+FRONT_DOOR = [HTTP_PORT, HTTPS_PORT, RTMP_PORT, RTMPS_PORT]
 
 
 def ports() -> list[Port]:
     """Every port that `make run` opens."""
     ours = [port for service in SERVICES for port in (*service.ports, service.admin)]
-    return [HTTP_PORT, HTTPS_PORT, *ours, POSTGRES_PORT, REDIS_PORT]
+    return [*FRONT_DOOR, *ours, POSTGRES_PORT, REDIS_PORT]
 
 
 def packages() -> list[str]:

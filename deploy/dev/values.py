@@ -13,8 +13,8 @@ from typing import Callable, Optional
 
 import services
 
-SECRETS = ["TRANSCRIPTION_JWT_SECRET", "JWT_SECRET", "SERVICE_KEY", "INTERNAL_TOKEN", "POSTGRES_PASSWORD",
-           "REDIS_PASSWORD"]
+SECRETS = ["TRANSCRIPTION_JWT_SECRET", "JWT_SECRET", "SERVICE_KEY", "INTERNAL_TOKEN", "VAPID_PRIVATE_KEY",
+           "POSTGRES_PASSWORD", "REDIS_PASSWORD"]
 
 DEFAULTS = {
     "HTTP_ADDR": "127.0.0.1",
@@ -60,8 +60,10 @@ def load(root: Path, free_port: Optional[Callable[[], int]] = None) -> dict[str,
     # Always the private stores, whatever DATABASE_URL means to this shell: it may be another project's database.
     found["DATABASE_URL"] = (f"postgres://parley:{found['POSTGRES_PASSWORD']}@127.0.0.1:{found['POSTGRES_PORT']}/parley")
     found["REDIS_URL"] = f"redis://:{found['REDIS_PASSWORD']}@127.0.0.1:{found['REDIS_PORT']}/0"
-    workers = f"http://127.0.0.1:{found['WORKER_PORT']}"
-    found["TRANSCRIPTION_WORKERS"] = workers if free_port else given.get("TRANSCRIPTION_WORKERS", workers)
+    # Ports of one's own mean services of one's own.
+    elsewhere = {} if free_port else given
+    found["TRANSCRIPTION_WORKERS"] = elsewhere.get("TRANSCRIPTION_WORKERS", f"http://127.0.0.1:{found['WORKER_PORT']}")
+    found["NOTIFICATION_HUB"] = elsewhere.get("NOTIFICATION_HUB", f"http://127.0.0.1:{found['HUB_PORT']}")
     found["PARLEY_MODEL_DIR"] = given.get("PARLEY_MODEL_DIR", str(root / ".parley" / "model"))
     # Where the command line finds the front door.
     found["PARLEY_URL"] = f"http://{reachable(found['HTTP_ADDR'])}:{found['HTTP_PORT']}"

@@ -28,11 +28,14 @@ const ONLY: &[(&str, &[&str])] = &[
     ("rubato", &["audio"]),
     ("tonic", &["rpc", "transcription-worker", "notification-hub"]),
     ("prost", &["rpc"]),
-    ("audio", &["ws-edge"]),
+    ("audio", &["ws-edge", "rtmp-ingest"]),
+    ("rtmp", &["rtmp-ingest", "e2e", "testkit", "loadgen"]),
     ("speech", &["transcription-worker"]),
     ("config", &["settings"]),
     ("ws-edge", &["e2e"]),
+    ("rtmp-ingest", &["e2e"]),
     ("transcription-worker", &["e2e"]),
+    ("notification-hub", &["e2e"]),
     ("testkit", &["e2e", "loadgen"]),
 ];
 

@@ -1,33 +1,45 @@
 //! Calls about browsers that can be woken by web push.
 
-use model::Refusal;
+use std::sync::Arc;
+
+use model::{Clock, Refusal};
 use rpc::notification::{
     self as wire, PushKeyRequest, PushKeyResponse, RegisterPushRequest, RegisterPushResponse,
     RemovePushRequest, RemovePushResponse,
 };
-use storage::Storage;
+use storage::{PushSubscription, Storage};
 
-use crate::calls::CallError;
+use crate::{calls::CallError, push::Push};
 
 /// Whatever concerns browsers.
 pub(crate) struct Browsers {
-    storage: Storage,
+    pub(crate) storage: Storage,
+    pub(crate) push: Option<Arc<Push>>,
+    pub(crate) clock: Clock,
 }
 
 impl Browsers {
-    pub(crate) fn new(storage: Storage) -> Self {
-        Self { storage }
-    }
-
     pub(crate) async fn key(&self, _request: PushKeyRequest) -> Result<PushKeyResponse, CallError> {
-        Ok(PushKeyResponse { public_key: String::new() })
+        let public_key = self.push.as_ref().map(|push| push.public_key().to_owned()).unwrap_or_default();
+        Ok(PushKeyResponse { public_key })
     }
 
     pub(crate) async fn register(
         &self,
-        _request: RegisterPushRequest,
+        request: RegisterPushRequest,
     ) -> Result<RegisterPushResponse, CallError> {
-        Err(Refusal::PushOff.into())
+        let push = self.push.as_ref().ok_or(Refusal::PushOff)?;
+        let user = wire::user(&request.user_id)?;
+        let subscription = PushSubscription {
+            endpoint: request.endpoint.into(),
+            p256dh: request.p256dh,
+            auth: request.auth.into(),
+        };
+        if !push.accepts(&subscription) {
+            return Err(Refusal::SubscriptionInvalid.into());
+        }
+        self.storage.register_push(&user, &subscription, self.clock.now()).await?;
+        Ok(RegisterPushResponse {})
     }
 
     pub(crate) async fn remove(&self, request: RemovePushRequest) -> Result<RemovePushResponse, CallError> {

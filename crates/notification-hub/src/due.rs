@@ -50,6 +50,11 @@ impl Alarm {
     pub(crate) fn ring(&self) {
         self.0.notify_one();
     }
+
+    /// Waits for a ring.
+    pub(crate) async fn heard(&self) {
+        self.0.notified().await;
+    }
 }
 
 impl Due {
@@ -80,7 +85,7 @@ impl Due {
             };
             tokio::select! {
                 () = drain.cancelled() => {}
-                () = self.alarm.0.notified(), if !failing => {}
+                () = self.alarm.heard(), if !failing => {}
                 () = sleep(pause) => {}
             }
         }

@@ -19,26 +19,20 @@ use crate::{calls::CallError, cursor, due::Alarm};
 
 /// Whatever concerns inboxes.
 pub(crate) struct Inbox {
-    storage: Storage,
+    pub(crate) storage: Storage,
     /// Rung when something waits to be announced.
-    announce: Bell,
+    pub(crate) announce: Bell,
     /// Rung when something will be due.
-    alarm: Alarm,
-    clock: Clock,
-    idempotency_life: Duration,
+    pub(crate) due: Alarm,
+    /// Rung when something may have to go out of the house.
+    pub(crate) outward: Alarm,
+    pub(crate) clock: Clock,
+    pub(crate) idempotency_life: Duration,
+    /// Whether the hook hears of notifications.
+    pub(crate) hook: bool,
 }
 
 impl Inbox {
-    pub(crate) fn new(
-        storage: Storage,
-        announce: Bell,
-        alarm: Alarm,
-        clock: Clock,
-        idempotency_life: Duration,
-    ) -> Self {
-        Self { storage, announce, alarm, clock, idempotency_life }
-    }
-
     pub(crate) async fn publish(&self, request: PublishRequest) -> Result<PublishResponse, CallError> {
         let now = self.clock.now();
         let digest = wire::without_key(&request);
@@ -56,13 +50,14 @@ impl Inbox {
                 let new = NewNotifications {
                     recipients: &recipients,
                     notification: &notification,
-                    hook: false,
+                    hook: self.hook,
                     at: now,
                 };
                 let publication = self.storage.publish_notifications(new, idempotency).await?;
                 self.announce.ring();
+                self.outward.ring();
                 if notification.deliver_at.is_some() || notification.expires_at.is_some() {
-                    self.alarm.ring();
+                    self.due.ring();
                 }
                 let (stored, repeated) = settled(publication)?;
                 let users = recipients.iter().map(|(user, _)| user);
@@ -127,7 +122,7 @@ impl Inbox {
         let user = wire::user(&request.user_id)?;
         let change = self.storage.clear_notifications(&user, self.clock.now()).await?;
         // The rows wait to be deleted.
-        self.alarm.ring();
+        self.due.ring();
         Ok(self.changed(change))
     }
 

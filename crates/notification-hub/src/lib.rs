@@ -1,21 +1,24 @@
 //! Stores notifications and messages, counts what is unread, and announces every change of it.
 //!
 //! This changes when what users are told, or how it reaches them, does. In the order data passes: `door` lets our
-//! services in, `service` hands their calls to `inbox`, `browsers` and `rooms`, `due` does what time does, and `retention` forgets. It never
-//! sees a socket of a client.
+//! services in, `service` hands their calls to `inbox`, `browsers` and `rooms`, `due` does what time does, `outward` leads out of the
+//! house (web push, the hook), and `retention` forgets. It never sees a socket of a client.
 
 mod browsers;
 mod calls;
 mod cursor;
 mod door;
 mod due;
+mod hook;
 mod inbox;
+mod outward;
+mod push;
 mod retention;
 mod rooms;
 mod service;
 mod settings;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use event_bus::EventBus;
 use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
@@ -31,9 +34,24 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
+pub use hook::HookSettings;
+pub use push::PushSettings;
 pub use settings::{HubSettings, Retention};
 
-use crate::{browsers::Browsers, door::Door, due::Due, inbox::Inbox, rooms::Rooms, service::Service};
+use crate::{
+    browsers::Browsers,
+    door::Door,
+    due::{Alarm, Due},
+    hook::Hook,
+    inbox::Inbox,
+    outward::Outward,
+    push::Push,
+    rooms::Rooms,
+    service::Service,
+};
+
+/// Longest wait for an answer from outside of the house: a few of them fit into the minute of a claim.
+const OUTWARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a hub does not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +65,9 @@ pub enum StartError {
     /// The Redis URL is wrong.
     #[error(transparent)]
     Bus(#[from] event_bus::BusError),
+    /// TLS cannot be used on this machine.
+    #[error("prepare TLS: {0}")]
+    Tls(#[from] reqwest::Error),
 }
 
 /// A hub that serves.
@@ -75,11 +96,16 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
         admin_address: admin.local_addr().unwrap_or(settings.admin_address),
     };
 
-    let relay = Relay::new(storage.clone(), bus);
+    let http = http_client()?;
+    let push = settings.push.as_ref().and_then(|push| Push::new(push, http.clone())).map(Arc::new);
+    let hook = settings.hook.as_ref().and_then(|hook| Hook::new(hook, http));
+    let hooked = hook.is_some();
+
+    let relay = Relay::new(storage.clone(), bus.clone());
     let announce = relay.ring();
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
-    let due = Due::new(storage.clone(), announce.clone(), clock.clone(), false);
-    let alarm = due.alarm();
+    let due = Due::new(storage.clone(), announce.clone(), clock.clone(), hooked);
+    let due_alarm = due.alarm();
     life.spawn_critical("due notifications", due.run(life.draining().clone()));
     let retention = retention::keep(settings.retention, storage.clone(), announce.clone(), clock.clone());
     let draining = life.draining().clone();
@@ -87,9 +113,28 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
         let _ended = draining.run_until_cancelled(retention).await;
     });
 
+    let outward = Outward {
+        storage: storage.clone(),
+        bus,
+        clock: clock.clone(),
+        push: push.clone(),
+        hook,
+        alarm: Alarm::default(),
+    };
+    let outward_alarm = outward.alarm.clone();
+    life.spawn_critical("ways out of the house", outward.run(life.draining().clone()));
+
     let service = Service {
-        inbox: Inbox::new(storage.clone(), announce.clone(), alarm, clock.clone(), settings.idempotency_life),
-        browsers: Browsers::new(storage.clone()),
+        inbox: Inbox {
+            storage: storage.clone(),
+            announce: announce.clone(),
+            due: due_alarm,
+            outward: outward_alarm,
+            clock: clock.clone(),
+            idempotency_life: settings.idempotency_life,
+            hook: hooked,
+        },
+        browsers: Browsers { storage: storage.clone(), push, clock: clock.clone() },
         rooms: Rooms::new(storage.clone(), announce, clock),
     };
 
@@ -121,7 +166,20 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
     Ok(running)
 }
 
+/// For push services and the hook: neither may send us elsewhere, or keep us waiting.
+fn http_client() -> Result<reqwest::Client, StartError> {
+    // Two TLS back ends in one program leave rustls without a default. Already set is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let client = reqwest::Client::builder()
+        .connect_timeout(OUTWARD_LIMIT)
+        .timeout(OUTWARD_LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
+    Ok(client)
+}
+
 fn register_metrics() {
+    outward::register_metrics();
     storage::describe_metrics();
     event_bus::describe_metrics();
     outbox::describe_metrics();

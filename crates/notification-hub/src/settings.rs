@@ -9,6 +9,8 @@ use settings::Reader;
 use storage::StorageSettings;
 use telemetry::TelemetrySettings;
 
+use crate::{HookSettings, PushSettings};
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a hub can be told.
@@ -26,6 +28,11 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// | `RETENTION_DAYS` | 0 | how long a final is kept; 0 for ever |
 /// | `EVENT_RETENTION_HOURS` | 72 | how long a reader may be away and still replay changes and events |
 /// | `IDEMPOTENCY_HOURS` | 24 | how long an idempotency key is remembered |
+/// | `VAPID_PRIVATE_KEY` | none | 32 bytes as base64url or hex; without it there is no web push |
+/// | `VAPID_SUBJECT` | `mailto:parley@localhost` | who answers for what is pushed |
+/// | `PUSH_HOSTS` | those of today's browsers | hosts of push services, with their subdomains |
+/// | `NOTIFY_HOOK_URL` | none | hears of every notification |
+/// | `NOTIFY_HOOK_SECRET` | with the URL | signs what the hook is sent |
 /// | `DRAIN_SECONDS` | 25 | how long a drain may take |
 #[derive(Debug, Clone)]
 pub struct HubSettings {
@@ -45,6 +52,10 @@ pub struct HubSettings {
     pub retention: Retention,
     /// How long an idempotency key is remembered.
     pub idempotency_life: Duration,
+    /// Web push, when it is set up.
+    pub push: Option<PushSettings>,
+    /// The outgoing hook, when there is one.
+    pub hook: Option<HookSettings>,
     /// How long a drain may take.
     pub drain_limit: Duration,
 }
@@ -88,6 +99,8 @@ impl HubSettings {
         };
         let events = hours("EVENT_RETENTION_HOURS", 72);
         let idempotency_life = hours("IDEMPOTENCY_HOURS", 24);
+        let push = PushSettings::read(&mut reader);
+        let hook = HookSettings::read(&mut reader);
         let drain_limit = reader.seconds("DRAIN_SECONDS", Duration::from_secs(25));
         reader.finish(|| {
             Some(Self {
@@ -99,6 +112,8 @@ impl HubSettings {
                 internal_tokens,
                 retention: Retention { notifications, messages, finals, events },
                 idempotency_life,
+                push,
+                hook,
                 drain_limit,
             })
         })

@@ -3,7 +3,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{source::SourceError, trouble::Trouble};
+use crate::{notify::NotifyError, source::SourceError, trouble::Trouble};
 
 /// Why a command did not do what it was asked. Its text says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum Failure {
     /// There is no such stream key.
     #[error("session {0} has no stream key of this id; `parley key list` names those that it has")]
     NoKey(model::SessionSlug),
+    /// Nobody was told.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// There is nothing to export.
     #[error("no captions are stored for {0}")]
     Empty(String),

@@ -1,5 +1,5 @@
 //! The command line: tokens, stream keys, streaming a recording or a microphone, following a session, exporting a
-//! transcript, migrating the database.
+//! transcript, notifying users, migrating the database.
 //!
 //! This changes when what a person types does. It knows the wire only as any client does, through the documented
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
@@ -12,6 +12,7 @@ mod failure;
 mod key;
 mod message;
 mod migrate;
+mod notify;
 mod screen;
 mod sequences;
 mod signals;
@@ -37,9 +38,11 @@ Examples:
   parley export --session demo --format srt --output demo.srt
   parley token --session demo --identity alice --ttl 8h
   parley key create --session demo
+  parley notify --user u1 --title 'Your recording is ready'
 
 Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
-TRANSCRIPTION_JWT_SECRET signs tokens, DATABASE_URL is Postgres (export, key, migrate).
+TRANSCRIPTION_JWT_SECRET signs tokens, SERVICE_KEY publishes notifications, DATABASE_URL is Postgres (export, key,
+migrate).
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.";
 
@@ -58,6 +61,7 @@ enum Command {
     Stream(stream::Args),
     Tail(tail::Args),
     Export(export::Args),
+    Notify(notify::Args),
     Migrate(migrate::Args),
 }
 
@@ -69,6 +73,7 @@ async fn main() -> ExitCode {
         Command::Stream(args) => stream::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Notify(args) => notify::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
     };
     match outcome {

@@ -7,11 +7,13 @@
 //! This changes when the way of finding settings does. It owns no section: a crate that needs settings reads its
 //! own from a [`Reader`].
 
+mod network;
 mod reader;
 mod secret;
 
 use std::{collections::HashMap, fmt, path::Path};
 
+pub use network::Network;
 pub use reader::Reader;
 pub use secret::Secret;
 

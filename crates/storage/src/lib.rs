@@ -20,6 +20,8 @@ mod notifications_due;
 mod notifications_list;
 mod notifications_replay;
 mod outbox_rows;
+#[cfg(test)]
+mod plans;
 mod preferences;
 mod sessions;
 mod stream_keys;

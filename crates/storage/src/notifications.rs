@@ -164,7 +164,7 @@ pub(crate) const LOCK_INBOXES: Statement = Statement {
 };
 
 // One of the scheduled ones is stored only if it is still there, and goes with that.
-const STORE: Statement = Statement {
+pub(crate) const STORE: Statement = Statement {
     name: "store_notifications",
     sql: "WITH taken AS (
               DELETE FROM scheduled_notifications WHERE $13::boolean AND id = ANY($2::uuid[]) RETURNING id),

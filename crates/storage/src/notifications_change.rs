@@ -99,7 +99,7 @@ macro_rules! announcement {
     };
 }
 
-const READ: Statement = Statement {
+pub(crate) const READ: Statement = Statement {
     name: "mark_read",
     sql: change!(
         "read",
@@ -111,7 +111,7 @@ const READ: Statement = Statement {
     ),
 };
 
-const UNREAD: Statement = Statement {
+pub(crate) const UNREAD: Statement = Statement {
     name: "mark_unread",
     sql: change!(
         "unread",
@@ -123,7 +123,7 @@ const UNREAD: Statement = Statement {
     ),
 };
 
-const ARCHIVE: Statement = Statement {
+pub(crate) const ARCHIVE: Statement = Statement {
     name: "archive",
     sql: change!(
         "archived",
@@ -135,7 +135,7 @@ const ARCHIVE: Statement = Statement {
     ),
 };
 
-const DELETE: Statement = Statement {
+pub(crate) const DELETE: Statement = Statement {
     name: "delete_notifications",
     sql: change!(
         "deleted",
@@ -193,7 +193,7 @@ macro_rules! sweep {
     };
 }
 
-const READ_ALL: Statement = Statement {
+pub(crate) const READ_ALL: Statement = Statement {
     name: "mark_all_read",
     sql: sweep!(
         "unread",
@@ -202,7 +202,7 @@ const READ_ALL: Statement = Statement {
     ),
 };
 
-const CLEAR: Statement = Statement {
+pub(crate) const CLEAR: Statement = Statement {
     name: "clear_notifications",
     sql: sweep!(
         "listed - unread",

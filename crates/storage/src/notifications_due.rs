@@ -59,7 +59,7 @@ const DUE: Statement = Statement {
 const DROP_SCHEDULED: Statement =
     Statement { name: "drop_scheduled", sql: "DELETE FROM scheduled_notifications WHERE id = $1" };
 
-const EXPIRED: Statement = Statement {
+pub(crate) const EXPIRED: Statement = Statement {
     name: "expired_notifications",
     sql: "SELECT user_id, id FROM notifications WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2",
 };
@@ -69,7 +69,7 @@ const OLD: Statement = Statement {
     sql: "SELECT user_id, id FROM notifications WHERE created_at < $1 ORDER BY created_at LIMIT $2",
 };
 
-const NEXT: Statement = Statement {
+pub(crate) const NEXT: Statement = Statement {
     name: "next_due",
     sql: "SELECT LEAST(
               (SELECT min(deliver_at) FROM scheduled_notifications),

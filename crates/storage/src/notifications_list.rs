@@ -80,17 +80,17 @@ macro_rules! reopened {
     };
 }
 
-const LISTED: Statement = Statement { name: "list_notifications", sql: page!(listed!()) };
+pub(crate) const LISTED: Statement = Statement { name: "list_notifications", sql: page!(listed!()) };
 
-const LISTED_BY_TYPE: Statement =
+pub(crate) const LISTED_BY_TYPE: Statement =
     Statement { name: "list_notifications_by_type", sql: page!(by_type!(listed!())) };
 
-const UNREAD: Statement = Statement {
+pub(crate) const UNREAD: Statement = Statement {
     name: "list_unread",
     sql: page!(concat!("(", above!(), " ORDER BY sequence DESC LIMIT $3) UNION ALL (", reopened!(), ")")),
 };
 
-const UNREAD_BY_TYPE: Statement = Statement {
+pub(crate) const UNREAD_BY_TYPE: Statement = Statement {
     name: "list_unread_by_type",
     sql: page!(concat!(
         "(",
@@ -101,7 +101,7 @@ const UNREAD_BY_TYPE: Statement = Statement {
     )),
 };
 
-const ARCHIVED: Statement = Statement {
+pub(crate) const ARCHIVED: Statement = Statement {
     name: "list_archived",
     sql: page!(
         "SELECT notifications.* FROM notifications
@@ -121,7 +121,7 @@ const ONE: Statement = Statement {
     ),
 };
 
-const COUNT: Statement = Statement {
+pub(crate) const COUNT: Statement = Statement {
     name: "unread_count",
     sql: "SELECT inboxes.unread, topics.sequence
           FROM inboxes JOIN topics ON topics.name = 'user:' || inboxes.user_id WHERE inboxes.user_id = $1",

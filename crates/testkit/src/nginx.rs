@@ -14,6 +14,10 @@ pub struct Nginx {
     pub http_port: u16,
     /// TLS port, with a certificate that nobody signed.
     pub https_port: u16,
+    /// Plain port of encoders.
+    pub rtmp_port: u16,
+    /// Their TLS port.
+    pub rtmps_port: u16,
     folder: ScratchFolder,
     process: Child,
 }
@@ -33,17 +37,24 @@ impl HandshakeLimit {
 }
 
 impl Nginx {
-    /// Starts it in front of the edges at these ports of the loopback interface and waits until it listens.
+    /// Starts it in front of the edges at these ports of the loopback interface, and of the ingest at this one, and
+    /// waits until it listens.
     ///
     /// # Panics
     /// When there is no `nginx` or `openssl`, or nginx does not start; with its log.
-    pub async fn start(edge_ports: &[u16], limit: HandshakeLimit) -> Self {
+    pub async fn start(edge_ports: &[u16], ingest_port: u16, limit: HandshakeLimit) -> Self {
         let folder = ScratchFolder::new("nginx");
         let path = folder.path();
-        let (http_port, https_port) = (free_port(), free_port());
+        let ports = Ports {
+            http: free_port(),
+            https: free_port(),
+            rtmp: free_port(),
+            rtmps: free_port(),
+            ingest: ingest_port,
+        };
         certificate(path);
         let configuration = path.join("nginx.conf");
-        std::fs::write(&configuration, render(path, http_port, https_port, edge_ports, limit))
+        std::fs::write(&configuration, render(path, ports, edge_ports, limit))
             .expect("a configuration that can be written");
         let log = std::fs::File::create(path.join("stderr.log")).expect("a log that can be written");
         let process = Command::new("nginx")
@@ -56,12 +67,14 @@ impl Nginx {
             .stderr(log)
             .spawn()
             .expect("nginx to be installed");
-        let mut nginx = Self { http_port, https_port, folder, process };
+        let Ports { http, https, rtmp, rtmps, .. } = ports;
+        let mut nginx =
+            Self { http_port: http, https_port: https, rtmp_port: rtmp, rtmps_port: rtmps, folder, process };
         eventually("nginx listens", async || {
             if let Ok(Some(status)) = nginx.process.try_wait() {
                 panic!("nginx ended with {status}: {}", nginx.everything_it_said());
             }
-            TcpStream::connect(("127.0.0.1", https_port)).await.is_ok()
+            TcpStream::connect(("127.0.0.1", rtmps)).await.is_ok()
         })
         .await;
         nginx
@@ -87,13 +100,24 @@ impl Drop for Nginx {
     }
 }
 
-fn render(
-    folder: &Path,
-    http_port: u16,
-    https_port: u16,
-    edge_ports: &[u16],
-    limit: HandshakeLimit,
-) -> String {
+#[derive(Clone, Copy)]
+struct Ports {
+    http: u16,
+    https: u16,
+    rtmp: u16,
+    rtmps: u16,
+    ingest: u16,
+}
+
+/// The line that loads the stream module, or nothing where it is built in.
+fn stream_module() -> String {
+    let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"];
+    let found = folders.map(|folder| Path::new(folder).join("ngx_stream_module.so"));
+    let found = found.iter().find(|path| path.exists());
+    found.map_or_else(String::new, |path| format!("load_module {};", path.display()))
+}
+
+fn render(folder: &Path, ports: Ports, edge_ports: &[u16], limit: HandshakeLimit) -> String {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nginx/parley.conf.template");
     let template = std::fs::read_to_string(template).expect("nginx/parley.conf.template");
     let file = |name: &str| folder.join(name).display().to_string();
@@ -107,8 +131,12 @@ fn render(
         ("@ERROR_LOG@", file("error.log")),
         ("@ACCESS_LOG@", file("access.log")),
         ("@LISTEN_ADDR@", "127.0.0.1".to_owned()),
-        ("@HTTP_PORT@", http_port.to_string()),
-        ("@HTTPS_PORT@", https_port.to_string()),
+        ("@HTTP_PORT@", ports.http.to_string()),
+        ("@HTTPS_PORT@", ports.https.to_string()),
+        ("@RTMP_PORT@", ports.rtmp.to_string()),
+        ("@RTMPS_PORT@", ports.rtmps.to_string()),
+        ("@STREAM_MODULE@", stream_module()),
+        ("@RTMP_SERVERS@", format!("server 127.0.0.1:{};", ports.ingest)),
         ("@TLS_CERT@", file("certificate.pem")),
         ("@TLS_KEY@", file("key.pem")),
         ("@EDGE_SERVERS@", edges),

@@ -18,7 +18,7 @@ async fn get(port: u16, target: &str) -> String {
 
 #[tokio::test]
 async fn nginx_starts_and_says_when_the_edge_is_down() {
-    let nginx = Nginx::start(&[free_port()], HandshakeLimit::NONE).await;
+    let nginx = Nginx::start(&[free_port()], free_port(), HandshakeLimit::NONE).await;
     let answer = get(nginx.http_port, "/ws?token=hunter2").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("Retry-After: "), "{answer}");

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use audio::{AudioError, Decoder, Format};
 use bytes::Bytes;
-use event_bus::Event;
-use model::{FaultKind, Samples, StreamId, StreamState, StreamStatus, Topic};
+use model::{FaultKind, Samples, StreamId, StreamState, StreamStatus};
 use rpc::{AudioUplink, UplinkClosed, UplinkError, UplinkEvent, UplinkEvents, WhenFull};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -222,7 +221,8 @@ async fn run(
             } => {}
         }
     };
-    tokio::join!(carry, publish(&edge, status, followed));
+    let told = edge.bus.tell_state(status, followed, edge.settings.ping_interval, &edge.clock);
+    tokio::join!(carry, told);
 }
 
 /// Clears a desk even when its task panics.
@@ -475,27 +475,6 @@ impl Losses {
         if let Some((start, end)) = self.span.take() {
             tracing::warn!(%lost, %start, %end, "audio was given up: no worker took it in time");
             desk.mention(Report::Gap { lost, start, end });
-        }
-    }
-}
-
-/// Tells the followers of the session, on every edge, how the stream does: at each change, and now and then, since
-/// the bus may lose it. Ends, after a last word, when the state's sender does.
-async fn publish(edge: &Edge, mut status: StreamStatus, mut state: watch::Receiver<StreamState>) {
-    let topic = Topic::Session(status.session.clone());
-    loop {
-        let again = Instant::now() + edge.settings.ping_interval;
-        let alive = tokio::select! {
-            changed = state.changed() => changed.is_ok(),
-            () = sleep_until(again) => true,
-        };
-        status.state = if alive { *state.borrow_and_update() } else { StreamState::Stopped };
-        status.at = edge.clock.now();
-        if let Err(error) = edge.bus.publish(&topic, &Event::Status(status.clone())).await {
-            tracing::debug!(%error, "publish a stream's state");
-        }
-        if !alive {
-            return;
         }
     }
 }

@@ -1,0 +1,179 @@
+//! Ways out of the house: web push to users who have no connection open, and the hook. What is to go out was written
+//! down in the transaction that stored the notification, and stays until it has arrived, so it arrives at least once;
+//! receivers deduplicate by the notification's id.
+
+use std::time::Duration;
+
+use event_bus::EventBus;
+use futures_util::{StreamExt, stream};
+use model::{Clock, Notification};
+use storage::{Delivery, Storage, StorageError, Way};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    due::Alarm,
+    hook::{Hook, Hooked},
+    push::{Push, Pushed},
+};
+
+/// Deliveries by `way` and `outcome`.
+const DELIVERIES_TOTAL: &str = "hub_deliveries_total";
+
+/// Values of the label `outcome`: it arrived; the user sees it anyway; nobody wants it; it will be tried again; it
+/// was given up.
+const OUTCOMES: [&str; 5] = ["arrived", "seen", "unwanted", "postponed", "given_up"];
+
+/// Deliveries in one claim; all of them are on their way within the claim's minute.
+const CLAIM_DELIVERIES: u32 = 32;
+
+/// Deliveries on their way at a time.
+const UNDER_WAY_MAX: usize = 8;
+
+/// Longest wait without a look.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait before the next attempt: doubles from the first to the last. With [`ATTEMPTS_MAX`] about five hours in all.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+
+/// After so many attempts a delivery is given up.
+const ATTEMPTS_MAX: u32 = 14;
+
+pub(crate) fn register_metrics() {
+    metrics::describe_counter!(DELIVERIES_TOTAL, "Ways out of the house, by how they went");
+    for way in [Way::Push, Way::Hook] {
+        for outcome in OUTCOMES {
+            metrics::counter!(DELIVERIES_TOTAL, "way" => way.label(), "outcome" => outcome).absolute(0);
+        }
+    }
+}
+
+/// Carries out what has to go out.
+pub(crate) struct Outward {
+    pub(crate) storage: Storage,
+    pub(crate) bus: EventBus,
+    pub(crate) clock: Clock,
+    pub(crate) push: Option<std::sync::Arc<Push>>,
+    pub(crate) hook: Option<Hook>,
+    /// Rung when something was published.
+    pub(crate) alarm: Alarm,
+}
+
+/// What came of one attempt.
+enum Outcome {
+    Over(&'static str),
+    Again,
+}
+
+impl Outward {
+    /// Works until told to drain. What is under way then is finished; what is not done is done by the next hub.
+    pub(crate) async fn run(self, drain: CancellationToken) {
+        let mut failing = false;
+        while !drain.is_cancelled() {
+            let pause = match self.work().await {
+                Ok(pause) => {
+                    failing = false;
+                    pause
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "ways out of the house wait");
+                    }
+                    failing = true;
+                    POLL_INTERVAL
+                }
+            };
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = self.alarm.heard(), if !failing => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Tries everything that is due now; how long until there may be more.
+    async fn work(&self) -> Result<Duration, StorageError> {
+        let claimed = self.storage.claim_deliveries(self.clock.now(), CLAIM_DELIVERIES).await?;
+        let count = claimed.len();
+        let mut attempts = stream::iter(claimed.into_iter().map(|delivery| self.attempt(delivery)))
+            .buffer_unordered(UNDER_WAY_MAX);
+        while let Some(attempted) = attempts.next().await {
+            attempted?;
+        }
+        if count == CLAIM_DELIVERIES as usize {
+            return Ok(Duration::ZERO);
+        }
+        let next = self.storage.next_delivery().await?;
+        Ok(next.map_or(POLL_INTERVAL, |at| at.since(self.clock.now()).min(POLL_INTERVAL)))
+    }
+
+    async fn attempt(&self, delivery: Delivery) -> Result<(), StorageError> {
+        let outcome = match &delivery.notification {
+            // Deleted or replaced meanwhile.
+            None => Outcome::Over("unwanted"),
+            Some(notification) => match delivery.way {
+                Way::Push => self.push(notification).await?,
+                Way::Hook => self.hook(notification).await,
+            },
+        };
+        let outcome = match outcome {
+            Outcome::Over(outcome) => {
+                self.storage.settle_delivery(delivery.id).await?;
+                outcome
+            }
+            Outcome::Again if delivery.attempts >= ATTEMPTS_MAX => {
+                tracing::error!(way = delivery.way.label(), "a delivery is given up");
+                self.storage.settle_delivery(delivery.id).await?;
+                "given_up"
+            }
+            Outcome::Again => {
+                let until = self.clock.now().after(pause(delivery.attempts));
+                self.storage.postpone_delivery(delivery.id, until).await?;
+                "postponed"
+            }
+        };
+        metrics::counter!(DELIVERIES_TOTAL, "way" => delivery.way.label(), "outcome" => outcome).increment(1);
+        Ok(())
+    }
+
+    async fn push(&self, notification: &Notification) -> Result<Outcome, StorageError> {
+        let Some(push) = &self.push else { return Ok(Outcome::Over("unwanted")) };
+        if notification.is_read || self.present(notification).await {
+            return Ok(Outcome::Over("seen"));
+        }
+        let mut outcome = Outcome::Over("unwanted");
+        for subscription in self.storage.push_subscriptions(&notification.user).await? {
+            match push.send(&subscription, notification, self.clock.now()).await {
+                Pushed::Sent if matches!(outcome, Outcome::Over(_)) => outcome = Outcome::Over("arrived"),
+                Pushed::Sent => {}
+                Pushed::Later => outcome = Outcome::Again,
+                Pushed::Gone => {
+                    self.storage.remove_push(&notification.user, &subscription.endpoint).await?;
+                }
+                Pushed::Refused => tracing::warn!("a push service refused a message for good"),
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn hook(&self, notification: &Notification) -> Outcome {
+        let Some(hook) = &self.hook else { return Outcome::Over("unwanted") };
+        let present = self.present(notification).await;
+        match hook.tell(notification, present, self.clock.now()).await {
+            Hooked::Told => Outcome::Over("arrived"),
+            Hooked::Refused => Outcome::Over("unwanted"),
+            Hooked::Later => Outcome::Again,
+        }
+    }
+
+    /// Whether the user has a connection open. Without an answer of Redis rather woken twice than never.
+    async fn present(&self, notification: &Notification) -> bool {
+        self.bus.is_present(&notification.user, self.clock.now()).await.unwrap_or(false)
+    }
+}
+
+/// How long to wait after so many attempts.
+fn pause(attempts: u32) -> Duration {
+    let (first, longest) = BACK_OFF;
+    first.saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1))).min(longest)
+}

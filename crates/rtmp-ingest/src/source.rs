@@ -1,0 +1,403 @@
+//! The audio of one stream on its way to a worker: tags in order, decoded off the async threads, into the uplink. Runs
+//! as its own task, so that what a connection delivered before it died is finished.
+
+use std::{sync::Arc, time::Duration};
+
+use model::{Samples, StreamState, StreamStatus};
+use rpc::{AudioUplink, UplinkError, UplinkEvent, UplinkEvents, WhenFull};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    Ingest,
+    desk::{Desk, Held, Leave, Tag},
+    ear::{Ear, Fault, Piece},
+    metrics,
+    permit::Permit,
+};
+
+/// So long tags are collected before they are decoded together: a trip to another thread for each would cost more
+/// than decoding does.
+const COLLECT: Duration = Duration::from_millis(60);
+
+/// Tags decoded in one go when more wait.
+const BATCH_MAX: usize = 64;
+
+/// Who pushes a file faster than it plays can wait, and is made to when so much is not acknowledged. Live sound never
+/// comes sooner than it is made, and is never made to wait.
+const AHEAD_MAX: Samples = Samples::from_millis(20_000);
+
+/// How much sooner live sound may come than it is made, for what an encoder or a network held back.
+const BURST: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a pusher may go on.
+const AHEAD_LOOK: Duration = Duration::from_millis(100);
+
+/// How long followers are told that captions are missing after sound was lost, so that they can notice.
+const LOSS_SHOWN: Duration = Duration::from_secs(1);
+
+/// How often followers are told again how the stream does.
+const STATE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often the clocks of a stream are measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Serves a stream from its first publisher to its end.
+pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, tags: mpsc::Receiver<Tag>) {
+    let clear = Clear(&ingest, &desk);
+    let state = watch::Sender::new(StreamState::Connecting);
+    let followed = state.subscribe();
+    state.send_replace(StreamState::Connecting);
+    let status = StreamStatus {
+        session: permit.session.clone(),
+        stream: desk.stream,
+        state: StreamState::Connecting,
+        at: ingest.clock.now(),
+    };
+    let told = ingest.bus.tell_state(status, followed, STATE_INTERVAL, &ingest.clock);
+    let source = Source {
+        introduction: rpc::Source {
+            stream: desk.stream,
+            session: permit.session,
+            speaker: permit.speaker,
+            language: None,
+            endpointing_ms: None,
+            partials: true,
+            started_at: ingest.clock.now(),
+        },
+        ingest: &ingest,
+        desk: &desk,
+        state,
+        ear: Some(Box::new(Ear::new())),
+        line: None,
+        line_state: StreamState::Connecting,
+        sent: Samples(0),
+        acknowledged: Samples(0),
+        began: None,
+        away_until: None,
+        lossy_until: None,
+        bytes: 0,
+        measured: Instant::now(),
+    };
+    tokio::join!(source.carry(tags), told);
+    drop(clear);
+}
+
+/// Clears a desk even when its task panics.
+struct Clear<'a>(&'a Ingest, &'a Arc<Desk>);
+
+impl Drop for Clear<'_> {
+    fn drop(&mut self) {
+        self.0.desks.clear(self.1);
+    }
+}
+
+struct Source<'a> {
+    ingest: &'a Ingest,
+    desk: &'a Arc<Desk>,
+    introduction: rpc::Source,
+    /// What followers are told.
+    state: watch::Sender<StreamState>,
+    /// Away while it works on a thread of its own.
+    ear: Option<Box<Ear>>,
+    /// The way to a worker; made when there is sound.
+    line: Option<(AudioUplink, UplinkEvents)>,
+    line_state: StreamState,
+    /// Up to where pieces were handed on, or lost.
+    sent: Samples,
+    acknowledged: Samples,
+    /// When the first sound came.
+    began: Option<Instant>,
+    /// No worker has room until then; sound is lost meanwhile.
+    away_until: Option<Instant>,
+    /// Sound was lost; followers are told until then.
+    lossy_until: Option<Instant>,
+    /// Of tags, since the clocks were measured.
+    bytes: usize,
+    measured: Instant,
+}
+
+/// Why a stream takes nothing more.
+enum Over {
+    /// Nobody returned, or the service ends: what was sent is finished.
+    Finished,
+    /// What came cannot be understood.
+    Undecodable(Fault),
+    /// The stream could not go on.
+    Failed,
+}
+
+impl Source<'_> {
+    async fn carry(mut self, mut tags: mpsc::Receiver<Tag>) {
+        let over = self.listen(&mut tags).await;
+        match over {
+            Over::Undecodable(fault) => {
+                tracing::info!(stream = %self.desk.stream, reason = fault.label(), "sound refused");
+                self.desk.send_away(Leave::Undecodable(fault.label(), fault.text()));
+            }
+            Over::Failed => self.desk.send_away(Leave::Failed),
+            Over::Finished => {}
+        }
+        // Whoever comes now begins another stream.
+        self.ingest.desks.clear(self.desk);
+        drop(tags);
+        self.finish().await;
+    }
+
+    /// Carries tags until the stream is over.
+    async fn listen(&mut self, tags: &mut mpsc::Receiver<Tag>) -> Over {
+        let draining = self.ingest.life.draining().clone();
+        let mut holder = self.desk.watch();
+        let mut held = self.desk.held();
+        let mut batch = Vec::new();
+        loop {
+            let until = match held {
+                Held::Free { since, .. } => Some(since + self.ingest.settings.rejoin),
+                Held::Taken | Held::Dismissed => None,
+            };
+            let (is_ahead, lossy) = (self.is_ahead(), self.lossy_until);
+            let heard = tokio::select! {
+                biased;
+                event = next(&mut self.line) => self.hear(event),
+                change = holder.changed() => {
+                    held = change;
+                    self.hold(held, tags, &mut batch).await
+                }
+                // The sender is in the desk.
+                _ = tags.recv_many(&mut batch, BATCH_MAX), if !is_ahead => {
+                    sleep(COLLECT).await;
+                    self.take(tags, &mut batch).await
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    self.ingest.desks.dismiss_free(self.desk);
+                    Ok(())
+                }
+                () = sleep(AHEAD_LOOK), if is_ahead => Ok(()),
+                () = sleep_until(lossy.unwrap_or_else(Instant::now)), if lossy.is_some() => {
+                    self.lossy_until = None;
+                    self.tell();
+                    Ok(())
+                }
+                () = draining.cancelled() => {
+                    // What the connection has delivered is still heard.
+                    self.take(tags, &mut batch).await.and(Err(Over::Finished))
+                }
+            };
+            if let Err(over) = heard {
+                return over;
+            }
+        }
+    }
+
+    /// Somebody came or went.
+    async fn hold(
+        &mut self,
+        held: Held,
+        tags: &mut mpsc::Receiver<Tag>,
+        batch: &mut Vec<Tag>,
+    ) -> Result<(), Over> {
+        match held {
+            Held::Taken => {}
+            Held::Dismissed => return Err(Over::Finished),
+            Held::Free { .. } => {
+                self.take(tags, batch).await?;
+                self.flush().await?;
+                if let Some((uplink, _)) = &self.line
+                    && uplink.finalize().await.is_err()
+                {
+                    // Its last event says why.
+                    return Ok(());
+                }
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Whether the publisher pushes faster than it plays, and is far enough ahead of what is understood.
+    fn is_ahead(&self) -> bool {
+        self.sent - self.acknowledged > AHEAD_MAX
+            && self.began.is_some_and(|began| self.sent.duration() > began.elapsed() + BURST)
+    }
+
+    /// Tells followers how it stands.
+    fn tell(&self) {
+        let state = match self.desk.held() {
+            Held::Taken if self.lossy_until.is_some() => StreamState::Connecting,
+            Held::Taken => self.line_state,
+            Held::Free { said: true, .. } | Held::Dismissed => StreamState::Stopped,
+            Held::Free { said: false, .. } => StreamState::Connecting,
+        };
+        self.state.send_if_modified(|told| std::mem::replace(told, state) != state);
+    }
+
+    /// Takes everything that waits.
+    async fn take(&mut self, tags: &mut mpsc::Receiver<Tag>, batch: &mut Vec<Tag>) -> Result<(), Over> {
+        loop {
+            while batch.len() < BATCH_MAX
+                && let Ok(tag) = tags.try_recv()
+            {
+                batch.push(tag);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let full = batch.len() >= BATCH_MAX;
+            self.decode(std::mem::take(batch)).await?;
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn decode(&mut self, tags: Vec<Tag>) -> Result<(), Over> {
+        self.began = self.began.or_else(|| tags.first().map(|tag| tag.came));
+        self.bytes += tags.iter().map(|tag| tag.data.len()).sum::<usize>();
+        let mut ear = self.ear.take().ok_or(Over::Failed)?;
+        let work = move || {
+            let (pieces, fault) = ear.hear(&tags);
+            (ear, pieces, fault)
+        };
+        // A panic was logged by the hook.
+        let (ear, pieces, fault) = tokio::task::spawn_blocking(work).await.map_err(|_| Over::Failed)?;
+        self.ear = Some(ear);
+        self.count();
+        self.forward(pieces).await;
+        fault.map_or(Ok(()), |fault| Err(Over::Undecodable(fault)))
+    }
+
+    async fn flush(&mut self) -> Result<(), Over> {
+        let mut ear = self.ear.take().ok_or(Over::Failed)?;
+        let work = move || {
+            let pieces = ear.flush();
+            (ear, pieces)
+        };
+        let (ear, pieces) = tokio::task::spawn_blocking(work).await.map_err(|_| Over::Failed)?;
+        self.ear = Some(ear);
+        self.count();
+        self.forward(pieces).await;
+        Ok(())
+    }
+
+    fn count(&mut self) {
+        let Some(ear) = &mut self.ear else { return };
+        let counts = ear.take_counts();
+        metrics::count(&counts);
+        if counts.gaps > 0 {
+            tracing::info!(stream = %self.desk.stream, silence = %counts.gap, at = %ear.position(), "gap in the sound");
+        }
+        if counts.rebases > 0 {
+            tracing::info!(stream = %self.desk.stream, "the timestamps jumped; the clock goes on");
+        }
+        let since = self.measured.elapsed();
+        if since >= MEASURE_INTERVAL {
+            metrics::measure(self.bytes, since, ear.drift_ms());
+            (self.bytes, self.measured) = (0, Instant::now());
+        }
+    }
+
+    /// Sends pieces on. What nobody takes is lost and counted, by the uplink or here.
+    async fn forward(&mut self, pieces: Vec<Piece>) {
+        let now = Instant::now();
+        for piece in pieces {
+            let first = self.sent;
+            self.sent = match &piece {
+                Piece::Sound(sound) => first + Samples::of(sound.len()),
+                Piece::GoOnAt(position) => *position,
+            };
+            if self.away_until.is_some_and(|until| now < until) {
+                if let Piece::Sound(sound) = piece {
+                    metrics::lost(Samples::of(sound.len()));
+                }
+                continue;
+            }
+            if self.line.is_none() {
+                self.open(first);
+            }
+            let Some((uplink, _)) = &self.line else { continue };
+            // When the uplink has ended, its last event says why.
+            let _ = match piece {
+                Piece::Sound(sound) => uplink.send(&sound).await,
+                Piece::GoOnAt(position) => uplink.go_on_at(position).await,
+            };
+        }
+    }
+
+    /// Looks for a worker, for the sound that begins at `first`.
+    fn open(&mut self, first: Samples) {
+        let source = self.introduction.clone();
+        tracing::info!(stream = %self.desk.stream, at = %first, "stream opened");
+        let Ingest { workers, life, .. } = self.ingest;
+        self.line = Some(AudioUplink::resume(workers, life, source, WhenFull::DropOldest, first));
+        self.away_until = None;
+    }
+
+    /// News of the uplink.
+    fn hear(&mut self, event: Option<UplinkEvent>) -> Result<(), Over> {
+        match event {
+            Some(UplinkEvent::State(state)) => {
+                self.line_state = state;
+                self.tell();
+                Ok(())
+            }
+            Some(UplinkEvent::Acknowledged(position)) => {
+                self.acknowledged = position;
+                Ok(())
+            }
+            Some(UplinkEvent::Gap { start, end }) => {
+                metrics::lost(end - start);
+                tracing::warn!(stream = %self.desk.stream, %start, %end, "audio was given up: no worker took it in time");
+                self.lossy_until = Some(Instant::now() + LOSS_SHOWN);
+                self.tell();
+                Ok(())
+            }
+            Some(UplinkEvent::Failed(UplinkError::Busy { retry_after })) => {
+                tracing::warn!(stream = %self.desk.stream, "no transcription worker has room");
+                (self.line, self.line_state) = (None, StreamState::Connecting);
+                self.away_until = Some(Instant::now() + retry_after);
+                self.tell();
+                Ok(())
+            }
+            Some(UplinkEvent::Failed(error)) => {
+                tracing::warn!(stream = %self.desk.stream, fault = %error.fault(), %error, "stream failed");
+                self.line = None;
+                Err(Over::Failed)
+            }
+            Some(UplinkEvent::Ended(_)) | None => Err(Over::Failed),
+        }
+    }
+
+    /// Sees to it that what was sent is stored.
+    async fn finish(mut self) {
+        if self.flush().await.is_err() {
+            tracing::warn!(stream = %self.desk.stream, "the end of the sound could not be decoded");
+        }
+        let Some((uplink, mut events)) = self.line.take() else { return };
+        if uplink.stop().await.is_err() {
+            return;
+        }
+        while let Some(event) = events.next().await {
+            match event {
+                UplinkEvent::Ended(_) => {
+                    let drift_ms = self.ear.as_ref().map_or(0, |ear| ear.drift_ms());
+                    tracing::info!(stream = %self.desk.stream, seconds = self.sent.seconds(), drift_ms, "stream ended");
+                }
+                UplinkEvent::Failed(error) => {
+                    tracing::warn!(stream = %self.desk.stream, %error, "stream failed at its end");
+                }
+                UplinkEvent::Gap { start, end } => metrics::lost(end - start),
+                UplinkEvent::State(_) | UplinkEvent::Acknowledged(_) => {}
+            }
+        }
+    }
+}
+
+/// News of the uplink; waits for ever while there is none. Cancel-safe.
+async fn next(line: &mut Option<(AudioUplink, UplinkEvents)>) -> Option<UplinkEvent> {
+    match line {
+        Some((_, events)) => events.next().await,
+        None => std::future::pending().await,
+    }
+}

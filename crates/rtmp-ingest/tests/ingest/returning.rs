@@ -1,0 +1,85 @@
+//! Publishers that are lost and return, that leave, and that come when another is there.
+
+use rtmp::ClientEvent;
+use testkit::eventually;
+
+use crate::{
+    encoder::Encoder,
+    stage::{Setup, Stage},
+};
+
+/// Waits until the worker has heard so many milliseconds of the first stream.
+async fn heard(stage: &Stage, millis: usize) {
+    let enough =
+        async || stage.worker.heard().first().is_some_and(|heard| heard.samples.len() >= millis * 16);
+    eventually("it is heard", enough).await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_returns_goes_on_with_its_stream() {
+    let stage = Stage::start().await;
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    encoder.sound(1_000).await;
+    heard(&stage, 900).await;
+    encoder.cut();
+    let ended = async || stage.worker.heard()[0].finalized == 1;
+    eventually("the open utterance is ended", ended).await;
+
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    encoder.sound(1_000).await;
+    heard(&stage, 1_900).await;
+    encoder.leave().await;
+    assert_eq!(stage.worker.heard().len(), 1, "one stream");
+    assert!(stage.metric("rtmp_ingest_publishes_total{outcome=\"continued\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_second_publisher_takes_over() {
+    let stage = Stage::start().await;
+    let mut first = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    first.sound(1_000).await;
+    heard(&stage, 900).await;
+    let mut second = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    assert_eq!(first.event().await, Some(ClientEvent::Unpublished));
+    assert_eq!(first.event().await, None, "and it is closed");
+    second.sound(1_000).await;
+    heard(&stage, 1_900).await;
+    assert_eq!(stage.worker.heard().len(), 1, "one stream");
+}
+
+#[tokio::test]
+async fn a_second_publisher_is_refused_where_that_is_wanted() {
+    let stage = Setup::new().await.set("RTMP_TAKEOVER", "refuse").start().await;
+    let mut first = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    let mut second = Encoder::connect(stage.address(), stage.session.as_str()).await;
+    assert!(matches!(second.event().await, Some(ClientEvent::Refused(_))));
+    assert_eq!(second.event().await, None);
+    first.sound(1_000).await;
+    heard(&stage, 900).await;
+    assert!(stage.metric("rtmp_ingest_refusals_total{reason=\"key_in_use\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_returns_to_is_finished() {
+    let stage = Setup::new().await.set("RTMP_REJOIN_SECONDS", "0").start().await;
+    for turn in 1..=2 {
+        let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+        encoder.sound(500).await;
+        encoder.leave().await;
+        let ended = async || stage.worker.heard().iter().filter(|heard| heard.ended).count() == turn;
+        eventually("the stream is finished", ended).await;
+    }
+    assert_eq!(stage.worker.heard().len(), 2, "another stream");
+}
+
+#[tokio::test]
+async fn a_draining_ingest_finishes_what_was_said() {
+    let stage = Stage::start().await;
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    encoder.sound(1_000).await;
+    heard(&stage, 900).await;
+    stage.end().await;
+    let heard = stage.worker.heard().remove(0);
+    assert!(heard.ended && heard.samples.len() >= 15_900, "{}", heard.samples.len());
+    assert_eq!(encoder.event().await, Some(ClientEvent::Unpublished));
+}

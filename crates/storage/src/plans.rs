@@ -1,0 +1,100 @@
+//! Whether an inbox stays fast when it is large: what Postgres does for each statement when one user has 50,000
+//! notifications, by its own account. Reading all of them takes over a thousand blocks, and would show.
+
+use std::fmt::Write;
+
+use testkit::Database;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::{
+    connection::Statement, notifications, notifications_change, notifications_due, notifications_list,
+};
+
+const ROWS: u32 = 50_000;
+
+/// Blocks (8 KiB) that one statement may touch.
+const BLOCKS_MAX: u64 = 60;
+
+const SEED: &str = "
+    INSERT INTO topics (name, sequence) VALUES ('user:u1', 50000), ('user:u2', 10);
+    INSERT INTO inboxes (user_id, unread, listed, read_through) VALUES ('u1', 16000, 50000, 0), ('u2', 10, 10, 0);
+    INSERT INTO notifications (id, user_id, sequence, type, title, message, priority, is_read, marked, created_at)
+    SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'u1', n,
+        CASE WHEN n % 1000 = 0 THEN 'RARE' ELSE 'LIKE_POST' END, 'title', 'message', 1, n % 3 = 0, n, now()
+    FROM generate_series(1, 50000) AS n;
+    UPDATE notifications SET is_read = false, marked = 49999 WHERE sequence IN (3, 6, 9);
+    VACUUM ANALYZE;";
+
+/// Statements and what they are executed with.
+fn statements() -> Vec<(&'static Statement, &'static str)> {
+    let ids = "ARRAY['00000000-0000-0000-0000-000000000005', '00000000-0000-0000-0000-000000049999']::uuid[]";
+    let mark: &'static str = format!("'u1', {ids}, now(), 1").leak();
+    vec![
+        (&notifications_list::LISTED, "'u1', 9223372036854775807, 20"),
+        (&notifications_list::LISTED, "'u1', 25000, 20"),
+        (&notifications_list::LISTED_BY_TYPE, "'u1', 9223372036854775807, 20, ARRAY['RARE', 'NONE']"),
+        (&notifications_list::UNREAD, "'u1', 9223372036854775807, 20"),
+        (&notifications_list::UNREAD_BY_TYPE, "'u1', 9223372036854775807, 20, ARRAY['RARE', 'NONE']"),
+        (&notifications_list::ARCHIVED, "'u1', 9223372036854775807, 20, '{}'"),
+        (&notifications_list::COUNT, "'u1'"),
+        (&notifications_change::READ, mark),
+        (&notifications_change::UNREAD, mark),
+        (&notifications_change::ARCHIVE, mark),
+        (&notifications_change::DELETE, mark),
+        (&notifications_change::READ_ALL, "'u1', 1, now()"),
+        (&notifications_change::CLEAR, "'u1', 1, now()"),
+        (&notifications_due::NEXT, ""),
+        (&notifications_due::EXPIRED, "now(), 200"),
+        (
+            &notifications::STORE,
+            "ARRAY['u1'], ARRAY[gen_random_uuid()], 'LIKE_POST', 'title', 'message', NULL, 1::smallint, NULL, 'key',
+             now(), '{}', false, false, NULL, 1",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn no_statement_reads_more_of_a_large_inbox_than_it_shows() {
+    let database = Database::scratch().await;
+    let (client, connection) = tokio_postgres::connect(database.url().expose(), NoTls).await.unwrap();
+    let connection = std::pin::pin!(connection);
+    let work = async {
+        for statement in SEED.split(';') {
+            client.batch_execute(statement).await.unwrap();
+        }
+        let mut faults = String::new();
+        for watermark in [0, ROWS - 10] {
+            client
+                .batch_execute(&format!("UPDATE inboxes SET read_through = {watermark} WHERE user_id = 'u1'"))
+                .await
+                .unwrap();
+            for (statement, arguments) in statements() {
+                client.batch_execute(&format!("PREPARE tried AS {}", statement.sql)).await.unwrap();
+                let arguments = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
+                let explain = format!(
+                    "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan;
+                     EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE tried{arguments}; ROLLBACK"
+                );
+                let answer = client.simple_query(&explain).await.unwrap();
+                let plan = answer.iter().find_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get(0),
+                    _ => None,
+                });
+                let plan: serde_json::Value = serde_json::from_str(plan.unwrap()).unwrap();
+                let plan = &plan[0]["Plan"];
+                let blocks =
+                    ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| plan[name].as_u64());
+                let blocks: u64 = blocks.sum();
+                if blocks > BLOCKS_MAX {
+                    writeln!(faults, "{} at {watermark}: {blocks} blocks: {plan:#}", statement.name).unwrap();
+                }
+                client.batch_execute("DEALLOCATE tried").await.unwrap();
+            }
+        }
+        assert!(faults.is_empty(), "{faults}");
+    };
+    tokio::select! {
+        () = work => {}
+        ended = connection => panic!("{ended:?}"),
+    }
+}
