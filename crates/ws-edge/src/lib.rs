@@ -201,7 +201,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn_critical("session notes", notes.run(edge.clone()));
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
-    life.spawn_critical("presence", presence::tell(edge.clone(), changed));
+    life.spawn_companion("presence", presence::tell(edge.clone(), changed));
     let places = Arc::new(Semaphore::new(edge.settings.connections_max));
     life.spawn_critical("door", door::accept(edge.clone(), Door::Main, listener, places.clone()));
     if let Some(chat) = chat {
