@@ -54,10 +54,11 @@ clippy: setup ## Check lints alone
 
 LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
 
-bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout and bench-inbox
 	cargo build --release --locked -p loadgen
 	@$(DEV)/parley-up --with $(LOADGEN) live $(BENCH_ARGS)
 	@$(MAKE) --no-print-directory bench-fanout
+	@$(MAKE) --no-print-directory bench-inbox
 
 bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
 	cargo build --release --locked -p loadgen

@@ -28,6 +28,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("rubato", &["audio"]),
     ("tonic", &["rpc", "transcription-worker", "notification-hub"]),
     ("prost", &["rpc"]),
+    ("web-push-native", &["notification-hub"]),
     ("audio", &["ws-edge", "rtmp-ingest"]),
     ("rtmp", &["rtmp-ingest", "e2e", "testkit", "loadgen"]),
     ("speech", &["transcription-worker"]),

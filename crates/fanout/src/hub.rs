@@ -1,10 +1,12 @@
 use std::{
     collections::HashMap,
+    future::poll_fn,
     hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use crate::queue::{Item, Offered, Queue, Taken};
@@ -160,9 +162,14 @@ impl<T: Clone + Eq + Hash, I: Item> Follower<T, I> {
         &self.topics
     }
 
-    /// Waits for the next item. Cancel-safe.
+    /// Waits for the next item. Cancel-safe. One task at a time may wait.
     pub async fn take(&self) -> Taken<I> {
-        self.queue.take().await
+        poll_fn(|context| self.queue.poll_take(context)).await
+    }
+
+    /// As [`Follower::take`], for a task that polls by hand.
+    pub fn poll_take(&self, context: &Context<'_>) -> Poll<Taken<I>> {
+        self.queue.poll_take(context)
     }
 
     /// The next item if one is waiting.

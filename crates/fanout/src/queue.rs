@@ -1,9 +1,10 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 /// Something that followers receive. Cheap to clone: every follower of a topic gets one.
 pub trait Item: Clone + Send + 'static {
@@ -41,7 +42,8 @@ pub enum Taken<I> {
 /// One follower's queue.
 pub(crate) struct Queue<I: Item> {
     state: Mutex<State<I>>,
-    wake: Notify,
+    /// The one task that takes. Lighter than a `Notify`, which keeps a list of many: a delivery costs one of these.
+    wake: AtomicWaker,
 }
 
 struct State<I: Item> {
@@ -55,7 +57,7 @@ impl<I: Item> Queue<I> {
         // Nothing is reserved: most queues of an idle connection stay empty.
         Self {
             state: Mutex::new(State { items: VecDeque::new(), capacity, closed: false }),
-            wake: Notify::new(),
+            wake: AtomicWaker::new(),
         }
     }
 
@@ -65,7 +67,7 @@ impl<I: Item> Queue<I> {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.offer(key, item)
         };
-        self.wake.notify_one();
+        self.wake.wake();
         offered
     }
 
@@ -82,14 +84,14 @@ impl<I: Item> Queue<I> {
         }
     }
 
-    /// Waits for the next item. Cancel-safe: nothing is taken before it returns.
-    pub(crate) async fn take(&self) -> Taken<I> {
-        loop {
-            if let Some(taken) = self.try_take() {
-                return taken;
-            }
-            self.wake.notified().await;
+    /// The next item, or a promise to wake the task that asks. Only one task may ask.
+    pub(crate) fn poll_take(&self, context: &Context<'_>) -> Poll<Taken<I>> {
+        if let Some(taken) = self.try_take() {
+            return Poll::Ready(taken);
         }
+        self.wake.register(context.waker());
+        // What was offered in between has woken nobody.
+        self.try_take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -118,7 +118,7 @@ async fn parley(edge: &Edge, plan: &Plan) -> io::Result<(Cost, usize)> {
         for (name, value) in [
             ("type", json!("creator_updated")),
             ("channelKey", json!(topic.replacen(':', "_", 1))),
-            ("sequence", answer["sequence"].clone()),
+            ("sequence", answer.get("sequence").cloned().unwrap_or_default()),
         ] {
             if let Some(told) = told.as_object_mut() {
                 told.insert(name.to_owned(), value);

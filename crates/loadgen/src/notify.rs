@@ -215,7 +215,7 @@ async fn publish(client: &Client, system: &System, user: &str, key: &str) -> Str
         if let Ok(answer) = request.send().await
             && answer.status().is_success()
             && let Ok(answer) = answer.json::<Value>().await
-            && let Some(id) = answer["notification"]["id"].as_str()
+            && let Some(id) = answer.pointer("/notification/id").and_then(Value::as_str)
         {
             return id.to_owned();
         }
@@ -296,9 +296,9 @@ async fn follow(shared: Arc<Shared>, user: String, opened: Arc<AtomicUsize>) -> 
 
 fn hear(text: &str, told: &mut Told, newest: &mut u64) {
     let Ok(said) = serde_json::from_str::<Value>(text) else { return };
-    let Some(sequence) = said["sequence"].as_u64() else { return };
-    if said["type"] == "notification"
-        && let Some(id) = said["notification"]["id"].as_str()
+    let Some(sequence) = said.get("sequence").and_then(Value::as_u64) else { return };
+    if said.get("type").and_then(Value::as_str) == Some("notification")
+        && let Some(id) = said.pointer("/notification/id").and_then(Value::as_str)
     {
         told.disordered += usize::from(sequence <= *newest);
         told.ids.push(id.to_owned());

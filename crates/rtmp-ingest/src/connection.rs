@@ -13,7 +13,9 @@ use crate::{
     Ingest,
     desk::{InUse, Leave, Seat},
     metrics::{self, Open, Reason},
-    permit, source,
+    permit::{self, Permit},
+    relay::{Media, Relay},
+    source,
 };
 
 /// Read at a time. It is what a connection holds while it says nothing.
@@ -60,7 +62,7 @@ pub(crate) async fn serve(
     let seed = Uuid::new_v4().as_u64_pair().0;
     let session = ServerSession::new(seed, ingest.settings.forward.is_some());
     let mut connection =
-        Connection { ingest, stream, address, session, deadline, seat: None, publishing: None };
+        Connection { ingest, stream, address, session, deadline, seat: None, relay: None, publishing: None };
     let end = connection.run().await;
     if let Some(label) = end.label() {
         metrics::refused(label);
@@ -78,6 +80,7 @@ struct Connection<'a, S> {
     session: ServerSession,
     deadline: Instant,
     seat: Option<Seat>,
+    relay: Option<Relay>,
     publishing: Option<Open>,
 }
 
@@ -134,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 Some(Event::PublishRequested(publish)) => self.decide(publish).await?,
                 Some(Event::Audio { timestamp, data }) => {
                     audio += data.len();
+                    self.pass_on(|| Media::Audio(timestamp, data.clone()));
                     if let Some(seat) = &mut self.seat
                         && !seat.deliver(timestamp, data).await
                     {
@@ -144,17 +148,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                     if let Some(mut seat) = self.seat.take() {
                         seat.said = true;
                     }
-                    self.publishing = None;
+                    (self.relay, self.publishing) = (None, None);
                     tracing::info!(address = %self.address, "unpublished");
                 }
                 Some(Event::Connected(connect)) => {
                     tracing::debug!(address = %self.address, enhanced = connect.enhanced, "connected");
                 }
-                Some(Event::Video { .. } | Event::Data { .. } | Event::Pong(_)) => {}
+                Some(Event::Video { timestamp, data }) => {
+                    self.pass_on(|| Media::Video(timestamp, data));
+                }
+                Some(Event::Data { timestamp, data }) => {
+                    self.pass_on(|| Media::Data(timestamp, data));
+                }
+                Some(Event::Pong(_)) => {}
             }
         }
         metrics::received(bytes, audio);
         Ok(())
+    }
+
+    fn pass_on(&self, media: impl FnOnce() -> Media) {
+        if let Some(relay) = &self.relay {
+            relay.offer(media());
+        }
+    }
+
+    /// Sends the stream on as well, where that is configured.
+    fn relay(&self, key: &str, permit: &Permit) -> Option<Relay> {
+        match self.ingest.settings.forward.as_ref()?.address(key, &permit.session) {
+            Ok(address) => Some(Relay::start(&self.ingest.life, address)),
+            Err(error) => {
+                tracing::warn!(address = %self.address, "relay: this key makes no address: {error}");
+                None
+            }
+        }
     }
 
     async fn write(&mut self) -> Result<(), End> {
@@ -186,6 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         };
         // One connection publishes one stream at a time; the one before has ended.
         self.seat = None;
+        let relay = self.relay(&publish.key, &permit);
         match self.ingest.desks.take(&permit, self.ingest.settings.takeover) {
             Ok((seat, new)) => {
                 if let Some((desk, tags)) = new {
@@ -194,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 }
                 tracing::info!(address = %self.address, stream = %seat.stream(), begun = seat.begun.label(), "publishing");
                 metrics::begun(seat.begun);
-                self.seat = Some(seat);
+                (self.seat, self.relay) = (Some(seat), relay);
                 self.publishing = Some(Open::publisher());
                 self.session.accept();
                 self.write().await

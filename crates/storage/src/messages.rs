@@ -11,6 +11,7 @@ use crate::{
     Storage, StorageError, Story,
     columns::{parsed, signed, text, timestamp, unsigned},
     connection::Statement,
+    notifications_replay::end_of_page,
 };
 
 /// A message that is to be said.
@@ -245,8 +246,8 @@ impl Storage {
         let (bounds, rows, _) =
             self.read_topic("replay_room", &topic, Some(room.as_str()), &SINCE, since, limit).await?;
         let messages = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
-        let full = messages.len() >= limit as usize;
-        Ok(bounds.story(messages, |message| message.sequence, since, limit, full))
+        let read = [end_of_page(&rows, 2, limit)?];
+        Ok(bounds.story(messages, |message| message.sequence, since, limit, &read))
     }
 
     /// Runs `statement` under the lock of the room's topic, in one round trip; its first row.

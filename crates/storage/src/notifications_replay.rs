@@ -92,8 +92,8 @@ impl Storage {
             }
         }
         story.sort_by_key(InboxEvent::sequence);
-        let full = notifications.len() >= limit as usize || events.len() >= limit as usize;
-        Ok(bounds.story(story, InboxEvent::sequence, since, limit, full))
+        let read = [end_of_page(&notifications, 2, limit)?, end_of_page(&events, 0, limit)?];
+        Ok(bounds.story(story, InboxEvent::sequence, since, limit, &read))
     }
 
     /// The events of applications in a topic after a sequence, at most `limit` of them.
@@ -114,8 +114,8 @@ impl Storage {
                 story.push(event);
             }
         }
-        let full = events.len() >= limit as usize;
-        Ok(bounds.story(story, |event| event.sequence.unwrap_or_default(), since, limit, full))
+        let read = [end_of_page(&events, 0, limit)?];
+        Ok(bounds.story(story, |event| event.sequence.unwrap_or_default(), since, limit, &read))
     }
 
     /// The bounds of a topic, the rows of `own` for `owner` when there is one, and the topic's events.
@@ -171,25 +171,34 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The story up to the bound, or up to the limit. What came after the bound was read may have holes before it,
-    /// and so may what lies behind the end of a full page.
+    /// The story as far as everything is known. `read` says where full pages ended: what lies behind the first of
+    /// them may have holes, as may what was committed after the bounds were read.
     pub(crate) fn story<T>(
         self,
         mut events: Vec<T>,
         sequence: impl Fn(&T) -> Sequence,
         since: Sequence,
         limit: u32,
-        full: bool,
+        read: &[Option<Sequence>],
     ) -> Story<T> {
-        events.retain(|event| sequence(event) <= self.last);
-        let more = full && events.len() >= limit as usize;
-        events.truncate(limit as usize);
-        let through = match events.last() {
-            Some(last) if more => sequence(last),
-            _ => self.last,
-        };
-        let more = through < self.last;
-        Story { events, through, more, incomplete: since < self.floor || since > self.last }
+        let mut through = read.iter().flatten().fold(self.last, |least, end| least.min(*end));
+        events.retain(|event| sequence(event) <= through);
+        if events.len() > limit as usize {
+            events.truncate(limit as usize);
+            through = events.last().map_or(through, sequence);
+        }
+        let incomplete = since < self.floor || since > self.last;
+        Story { events, through, more: through < self.last, incomplete }
+    }
+}
+
+/// The sequence, in that column, of the last row of a page that is full.
+pub(crate) fn end_of_page(rows: &[Row], column: usize, limit: u32) -> Result<Option<Sequence>, StorageError> {
+    match rows.last() {
+        Some(last) if rows.len() >= limit as usize => {
+            Ok(Some(Sequence(unsigned(last.try_get::<_, i64>(column)?))))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -204,4 +213,30 @@ fn recorded(rows: &[Row]) -> Result<Vec<(Sequence, Payload)>, StorageError> {
         }
     }
     Ok(recorded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_ends_where_something_may_be_missing() {
+        let bounds = Bounds { last: Sequence(9), floor: Sequence(2) };
+        let story = |events: &[u64], since, limit, read: &[Option<u64>]| {
+            let events = events.iter().copied().map(Sequence).collect();
+            let read: Vec<_> = read.iter().map(|end| end.map(Sequence)).collect();
+            let story = bounds.story(events, |sequence: &Sequence| *sequence, Sequence(since), limit, &read);
+            let events: Vec<_> = story.events.iter().map(|sequence| sequence.0).collect();
+            (events, story.through.0, story.more, story.incomplete)
+        };
+        // All of it, without what came after the bounds were read.
+        assert_eq!(story(&[3, 5, 9, 11], 2, 5, &[None, None]), (vec![3, 5, 9], 9, false, false));
+        // Two full pages: known as far as the shorter goes, and cut to one page.
+        assert_eq!(story(&[3, 4, 5, 6, 7, 8], 2, 3, &[Some(5), Some(8)]), (vec![3, 4, 5], 5, true, false));
+        assert_eq!(story(&[3, 4, 5, 6], 2, 2, &[Some(8), None]), (vec![3, 4], 4, true, false));
+        // A full page of which nothing can be read is passed by all the same.
+        assert_eq!(story(&[], 2, 3, &[Some(6)]), (vec![], 6, true, false));
+        assert_eq!(story(&[], 1, 3, &[None]), (vec![], 9, false, true));
+        assert_eq!(story(&[], 12, 3, &[None]), (vec![], 9, false, true));
+    }
 }

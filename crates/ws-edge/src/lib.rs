@@ -14,6 +14,7 @@ mod connection;
 mod desk;
 mod door;
 mod feed;
+mod gate;
 mod handshake;
 mod happenings;
 mod limits;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fanout::Item;
 use model::{Sequence, Topic};
-use tungstenite::Utf8Bytes;
 
-use crate::{happenings::Happening, tab::protocol};
+use crate::{happenings::Happening, socket::frames, tab::protocol};
 
 /// An event of a topic. Cheap to clone.
 #[derive(Clone)]
@@ -16,7 +16,10 @@ struct Told {
     topic: Topic,
     /// Its place, when it is kept.
     sequence: Option<Sequence>,
-    texts: Box<[Utf8Bytes]>,
+    /// What clients read, as it stands on the wire.
+    frames: Bytes,
+    /// How many messages that is.
+    messages: usize,
 }
 
 impl News {
@@ -27,7 +30,8 @@ impl News {
         if let (Topic::User(user), Some(unread)) = (topic, happening.unread) {
             texts.push(protocol::unread_count(user, unread));
         }
-        Self(Arc::new(Told { topic: topic.clone(), sequence, texts: texts.into() }))
+        let told = Told { topic: topic.clone(), sequence, frames: frames(&texts), messages: texts.len() };
+        Self(Arc::new(told))
     }
 
     pub(crate) fn topic(&self) -> &Topic {
@@ -38,9 +42,9 @@ impl News {
         self.0.sequence
     }
 
-    /// What clients read.
-    pub(crate) fn texts(&self) -> &[Utf8Bytes] {
-        &self.0.texts
+    /// What clients read, as it stands on the wire, and how many messages that is.
+    pub(crate) fn frames(&self) -> (&[u8], usize) {
+        (&self.0.frames, self.0.messages)
     }
 }
 

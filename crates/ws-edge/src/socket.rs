@@ -23,6 +23,9 @@ use crate::close::Close;
 /// What a connection reads at once, and keeps while it is idle.
 const READ_BUFFER_BYTES: usize = 1024;
 
+/// Messages that are sent at once leave in one write, up to so many bytes.
+const WRITE_TOGETHER_BYTES: usize = 8 * 1024;
+
 /// Unsent bytes that one connection may hold: one message of the largest kind we send.
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -59,6 +62,8 @@ pub(crate) enum Unsent {
 pub(crate) struct Socket {
     inner: WebSocketStream<TcpStream>,
     write_limit: Duration,
+    /// Whether the protocol may have something to send by itself: the answer to a ping.
+    owes: bool,
 }
 
 impl Socket {
@@ -68,13 +73,13 @@ impl Socket {
         let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
+            .write_buffer_size(WRITE_TOGETHER_BYTES)
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(bytes_max))
             .max_frame_size(Some(bytes_max));
         let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let inner = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
-        Some(Self { inner, write_limit })
+        Some(Self { inner, write_limit, owes: false })
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -82,7 +87,10 @@ impl Socket {
         match self.inner.next().await {
             Some(Ok(Message::Text(text))) => Received::Text(text),
             Some(Ok(Message::Binary(bytes))) => Received::Binary(bytes),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Received::Alive,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                self.owes = true;
+                Received::Alive
+            }
             // The answer to its close frame leaves with the next poll, which then says `None`.
             Some(Ok(Message::Close(_))) => {
                 let _ = Box::pin(timeout(CLOSE_LIMIT, self.inner.next())).await;
@@ -107,6 +115,29 @@ impl Socket {
             inner.flush().await
         };
         unsent(timeout(self.write_limit, sending).await)
+    }
+
+    /// Sends what [`frames`] has made, within the time limit: for what goes to many, which are told in one write of the
+    /// same bytes each.
+    pub(crate) async fn send_frames(&mut self, frames: &[u8]) -> Result<(), Unsent> {
+        if self.owes {
+            unsent(timeout(self.write_limit, self.inner.flush()).await)?;
+            self.owes = false;
+        }
+        // Whatever was sent otherwise was flushed then, so nothing of the protocol's is half sent.
+        let stream = self.inner.get_mut();
+        let sent = match stream.try_write(frames) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(Unsent::Gone),
+        };
+        match frames.get(sent..) {
+            None | Some([]) => Ok(()),
+            Some(rest) => {
+                let rest = timeout(self.write_limit, stream.write_all(rest)).await;
+                unsent(rest.map(|written| written.map_err(Error::Io)))
+            }
+        }
     }
 
     /// Asks whether the peer is there.
@@ -152,10 +183,58 @@ impl Socket {
     }
 }
 
+/// Texts as a server's frames on the wire (RFC 6455 section 5.2), one after the other.
+pub(crate) fn frames(texts: &[Utf8Bytes]) -> Bytes {
+    /// The whole of a text message.
+    const FINAL_TEXT: u8 = 0x81;
+    /// The length follows in two bytes.
+    const IN_TWO: u8 = 126;
+    /// The length follows in eight bytes.
+    const IN_EIGHT: u8 = 127;
+    let mut frames = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
+    for text in texts {
+        frames.push(FINAL_TEXT);
+        match (u8::try_from(text.len()), u16::try_from(text.len())) {
+            (Ok(length), _) if length < IN_TWO => frames.push(length),
+            (_, Ok(length)) => {
+                frames.push(IN_TWO);
+                frames.extend(length.to_be_bytes());
+            }
+            _ => {
+                frames.push(IN_EIGHT);
+                frames.extend((text.len() as u64).to_be_bytes());
+            }
+        }
+        frames.extend(text.as_bytes());
+    }
+    frames.into()
+}
+
 fn unsent(outcome: Result<Result<(), Error>, tokio::time::error::Elapsed>) -> Result<(), Unsent> {
     match outcome {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Error::WriteBufferFull(_))) | Err(_) => Err(Unsent::TooSlow),
         Ok(Err(_)) => Err(Unsent::Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_those_of_the_library() {
+        use tungstenite::protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        };
+        let texts: Vec<Utf8Bytes> =
+            [0, 1, 125, 126, 65_535, 65_536].map(|length| "x".repeat(length).into()).to_vec();
+        let mut expected = Vec::new();
+        for text in &texts {
+            let frame = Frame::message(Bytes::from(text.clone()), OpCode::Data(Data::Text), true);
+            frame.format(&mut expected).unwrap();
+        }
+        assert_eq!(frames(&texts), expected);
     }
 }

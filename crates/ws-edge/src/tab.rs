@@ -3,11 +3,14 @@
 pub(crate) mod protocol;
 mod subscribing;
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc};
 
 use auth::User;
 use fanout::{Follower, Taken};
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::{
+    future::{BoxFuture, FutureExt as _, OptionFuture},
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use model::{FaultKind, Topic};
 use tokio::time::Instant;
 use tungstenite::Utf8Bytes;
@@ -15,11 +18,12 @@ use tungstenite::Utf8Bytes;
 use crate::{
     Edge,
     close::Close,
+    gate::Gate,
     limits::TooOften,
     metrics::Refused,
     news::News,
     presence::Presence,
-    pulse::{Beat, Leaving, Pulse, Rhythm, reconnect_after},
+    pulse::{Beat, Pulse, Rhythm, reconnect_after},
     socket::{Received, Socket, Unsent},
 };
 
@@ -110,6 +114,9 @@ pub(crate) struct Tab {
     /// A subscription whose access is asked for. While it is there, the socket is not read.
     asking: Option<Box<Asked>>,
     pulse: Pulse,
+    /// The ends that the edge orders.
+    orders: FuturesUnordered<BoxFuture<'static, Order>>,
+    gate: Gate,
     bad: u32,
     flood: u32,
     received: u64,
@@ -123,8 +130,28 @@ enum Event {
     Read(Read),
     Answer(Result<bool, crate::access::Unanswered>),
     Time,
+    Order(Order),
+}
+
+/// What the edge orders.
+enum Order {
+    /// Leave soon.
     Farewell,
+    /// Leave now.
     Stop,
+}
+
+fn orders(edge: &Edge) -> FuturesUnordered<BoxFuture<'static, Order>> {
+    let (farewell, stop) = (edge.farewell.clone(), edge.life.stopping().clone());
+    let farewell = async move {
+        farewell.cancelled().await;
+        Order::Farewell
+    };
+    let stop = async move {
+        stop.cancelled().await;
+        Order::Stop
+    };
+    FuturesUnordered::from_iter([farewell.boxed(), stop.boxed()])
 }
 
 impl Tab {
@@ -139,6 +166,8 @@ impl Tab {
             to_read: VecDeque::new(),
             asking: None,
             pulse: Pulse::new(rhythm, user.expires_at(), &edge.clock),
+            orders: orders(edge),
+            gate: Gate::new(),
             bad: 0,
             flood: 0,
             received: 0,
@@ -161,19 +190,36 @@ impl Tab {
         }
     }
 
+    /// Waits for whatever comes first. News are looked for at every turn, everything else when it has called: it keeps
+    /// our waker in the socket, the alarm, the readings and the orders themselves.
     async fn wake(&mut self) -> Event {
-        let Self { edge, socket, follower, reading, asking, pulse, .. } = self;
-        let leaving = pulse.leaving;
-        let reads = asking.is_none();
-        tokio::select! {
-            received = socket.receive(), if reads => Event::Received(received),
-            taken = follower.take() => Event::News(taken),
-            Some(read) = OptionFuture::from(reading.as_mut().map(|(_, reading)| reading)) => Event::Read(read),
-            Some(answer) = OptionFuture::from(asking.as_mut().map(|asked| &mut asked.answer)) => Event::Answer(answer),
-            () = pulse.wait(None) => Event::Time,
-            () = edge.farewell.cancelled(), if leaving == Leaving::No => Event::Farewell,
-            () = edge.life.stopping().cancelled() => Event::Stop,
-        }
+        let Self { socket, follower, reading, asking, pulse, orders, gate, .. } = self;
+        poll_fn(|context| {
+            let other = gate.poll(context, |context| {
+                let reads = asking.is_none();
+                let other = async {
+                    tokio::select! {
+                        received = socket.receive(), if reads => Event::Received(received),
+                        Some(read) = OptionFuture::from(reading.as_mut().map(|(_, reading)| reading)) => {
+                            Event::Read(read)
+                        }
+                        Some(answer) = OptionFuture::from(asking.as_mut().map(|asked| &mut asked.answer)) => {
+                            Event::Answer(answer)
+                        }
+                        () = pulse.wait(None) => Event::Time,
+                        Some(order) = orders.next() => Event::Order(order),
+                    }
+                };
+                pin!(other).poll(context)
+            });
+            if other.is_ready() {
+                // There may be more, and what it is about to change.
+                gate.open();
+                return other;
+            }
+            follower.poll_take(context).map(Event::News)
+        })
+        .await
     }
 
     async fn handle(&mut self, event: Event) -> Flow {
@@ -183,11 +229,11 @@ impl Tab {
             Event::Read(read) => Box::pin(self.tell_read(read)).await,
             Event::Answer(answer) => Box::pin(self.answered(answer)).await,
             Event::Time => self.time().await,
-            Event::Farewell => {
+            Event::Order(Order::Farewell) => {
                 self.pulse.leave_within(self.edge.settings.drain_spread);
                 GO_ON
             }
-            Event::Stop => self.leave(),
+            Event::Order(Order::Stop) => self.leave(),
         }
     }
 
@@ -298,28 +344,48 @@ impl Tab {
     }
 
     async fn tell(&mut self, taken: Taken<News>) -> Flow {
-        let mut texts = Vec::new();
-        let mut next = Some(taken);
+        let (mut first, mut more, mut messages): (Option<News>, Vec<u8>, usize) = (None, Vec::new(), 0);
+        let (mut next, mut is_late) = (Some(taken), false);
         while let Some(taken) = next {
             let Taken::Item(news) = taken else {
-                self.deliver(texts).await?;
-                return end_with(Close::SlowFollower, protocol::error(Problem::TooSlow, None));
+                is_late = true;
+                break;
             };
             if self.is_news(&news) {
-                texts.extend(news.texts().iter().cloned());
+                messages += news.frames().1;
+                // Almost always there is one, which goes out as it is.
+                match &first {
+                    None => first = Some(news),
+                    Some(first) => {
+                        if more.is_empty() {
+                            more.extend(first.frames().0);
+                        }
+                        more.extend(news.frames().0);
+                    }
+                }
             }
-            next = if texts.len() < BATCH_MAX { self.follower.try_take() } else { None };
+            next = if messages < BATCH_MAX { self.follower.try_take() } else { None };
         }
-        self.deliver(texts).await
+        if let Some(first) = &first {
+            self.count_delivered(messages);
+            let frames = if more.is_empty() { first.frames().0 } else { &more };
+            if let Err(unsent) = self.socket.send_frames(frames).await {
+                return Flow::Break(unsent.into());
+            }
+        }
+        if is_late { end_with(Close::SlowFollower, protocol::error(Problem::TooSlow, None)) } else { GO_ON }
+    }
+
+    fn count_delivered(&mut self, messages: usize) {
+        self.delivered += messages as u64;
+        self.edge.tally.delivered(messages as u64);
     }
 
     async fn deliver(&mut self, texts: Vec<Utf8Bytes>) -> Flow {
-        let count = texts.len() as u64;
-        if count == 0 {
+        if texts.is_empty() {
             return GO_ON;
         }
-        self.delivered += count;
-        self.edge.tally.delivered(count);
+        self.count_delivered(texts.len());
         self.send_all(texts).await
     }
 

@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Encoder<S> {
                 Ok(0) | Err(_) => return None,
                 Ok(count) => &buffer[..count],
             };
-            while let Some(event) = self.session.receive(&mut input).unwrap() {
+            if let Some(event) = self.session.receive(&mut input).unwrap() {
                 self.write().await;
                 return Some(event);
             }

@@ -9,7 +9,10 @@
 )]
 
 mod encoder;
+mod hostile;
+mod keys;
 mod pushing;
+mod relaying;
 mod returning;
 mod stage;
 mod worker;

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use auth::StreamKey;
-use event_bus::{BusSettings, EventBus};
 use lifecycle::Lifecycle;
 use model::{Clock, SessionSlug};
 use rtmp_ingest::{IngestSettings, Running};
@@ -22,21 +21,19 @@ pub struct Stage {
     pub worker: Worker,
     pub session: SessionSlug,
     pub storage: Storage,
-    pub bus: EventBus,
     _database: Database,
 }
 
 /// The settings of an ingest in tests.
 pub struct Setup {
     pairs: BTreeMap<String, String>,
-    bus: BusSettings,
     database: Database,
 }
 
 impl Setup {
     pub async fn new() -> Self {
         let (database, bus) = (Database::scratch().await, redis_settings());
-        let mut setup = Self { pairs: BTreeMap::new(), bus: bus.clone(), database };
+        let mut setup = Self { pairs: BTreeMap::new(), database };
         for (name, value) in [
             ("RTMP_PORT", "0"),
             ("RTMPS_PORT", "0"),
@@ -75,7 +72,6 @@ impl Setup {
             worker,
             session: format!("room-{}", Uuid::new_v4().simple()).parse().unwrap(),
             storage: setup.database.storage(),
-            bus: EventBus::connect(&setup.bus).unwrap(),
             _database: setup.database,
         }
     }
