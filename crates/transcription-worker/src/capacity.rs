@@ -1,6 +1,9 @@
 //! How many streams the engines can serve: measured, not configured.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use speech::{EnginePool, Load};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +30,10 @@ const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
 /// everybody. So nobody is taken then: words of those who are here would become stable later and later.
 const TURNAROUND_MAX: Duration = Duration::from_millis(250);
 
+/// Beyond the streams that are taken in any case, each engine thread gets one more in this time: what a new stream costs
+/// shows only after its first words.
+const PACE: Duration = Duration::from_millis(1500);
+
 /// When a refused stream may ask again.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(3);
 
@@ -51,6 +58,8 @@ pub(crate) struct Capacity {
     engines: Arc<EnginePool>,
     places: Arc<Semaphore>,
     places_max: usize,
+    /// When the newest place was taken.
+    taken: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A place that is taken.
@@ -59,7 +68,7 @@ pub(crate) struct Place(#[expect(dead_code, reason = "held until the stream ends
 impl Capacity {
     /// Places for up to `places_max` streams, fewer when `engines` are slow.
     pub(crate) fn new(engines: Arc<EnginePool>, places_max: usize) -> Self {
-        Self { engines, places: Arc::new(Semaphore::new(places_max)), places_max }
+        Self { engines, places: Arc::new(Semaphore::new(places_max)), places_max, taken: Arc::default() }
     }
 
     /// The engines that serve the places.
@@ -73,6 +82,7 @@ impl Capacity {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         metrics::gauge!(STREAMS_OPEN).increment(1.0);
         Some(Place(permit))
     }
@@ -80,7 +90,9 @@ impl Capacity {
     /// How many more streams could be taken now.
     pub(crate) fn room(&self) -> u32 {
         let open = self.places_max - self.places.available_permits();
-        let room = room(self.engines.load(), open, self.places_max);
+        let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet_for = taken.map_or(Duration::MAX, |taken| taken.elapsed());
+        let room = room(self.engines.load(), open, self.places_max, quiet_for);
         metrics::gauge!(STREAMS_ROOM).set(f64::from(room));
         room
     }
@@ -92,12 +104,15 @@ impl Drop for Place {
     }
 }
 
-fn room(load: Load, open: usize, places_max: usize) -> u32 {
+/// How many more streams engines under this `load` can serve beside those that are `open`, the newest of which was
+/// taken so long ago.
+fn room(load: Load, open: usize, places_max: usize, quiet_for: Duration) -> u32 {
     if load.oldest_wait > DECODE_WAIT_MAX {
         return 0;
     }
     let least = load.threads * PER_ENGINE_MIN;
-    if load.turnaround > TURNAROUND_MAX && open >= least {
+    let threads = u32::try_from(load.threads).unwrap_or(u32::MAX).max(1);
+    if open >= least && (load.turnaround > TURNAROUND_MAX || quiet_for < PACE / threads) {
         return 0;
     }
     let speed = if load.speed > 0.0 { load.speed } else { SPEED_UNMEASURED };
@@ -110,30 +125,38 @@ fn room(load: Load, open: usize, places_max: usize) -> u32 {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::MAX;
+
     fn load(speed: f64) -> Load {
         Load { threads: 2, speed, ..Load::default() }
     }
 
     #[test]
     fn faster_engines_have_more_room() {
-        assert_eq!(room(load(0.04), 0, 256), 16);
-        assert_eq!(room(load(0.04), 10, 256), 6);
-        assert_eq!(room(load(0.04), 20, 256), 0);
-        assert_eq!(room(load(0.06), 0, 256), 10);
-        assert_eq!(room(load(0.0), 0, 256), 8, "nothing was measured yet");
-        assert_eq!(room(load(0.001), 0, 256), 256);
+        assert_eq!(room(load(0.04), 0, 256, LONG), 16);
+        assert_eq!(room(load(0.04), 10, 256, LONG), 6);
+        assert_eq!(room(load(0.04), 20, 256, LONG), 0);
+        assert_eq!(room(load(0.06), 0, 256, LONG), 10);
+        assert_eq!(room(load(0.0), 0, 256, LONG), 8, "nothing was measured yet");
+        assert_eq!(room(load(0.001), 0, 256, LONG), 256);
     }
 
     #[test]
     fn a_slow_worker_serves_some_and_one_that_is_behind_takes_nobody() {
-        assert_eq!(room(load(9.0), 0, 256), 8);
-        assert_eq!(room(load(9.0), 0, 3), 3);
+        assert_eq!(room(load(9.0), 0, 256, LONG), 8);
+        assert_eq!(room(load(9.0), 0, 3, LONG), 3);
         let slow = Load { turnaround: Duration::from_millis(300), ..load(0.01) };
         assert_eq!(
-            (room(slow, 7, 256), room(slow, 8, 256)),
+            (room(slow, 7, 256, LONG), room(slow, 8, 256, LONG)),
             (25, 0),
             "answers that take long, for a few or for many"
         );
-        assert_eq!(room(Load { oldest_wait: Duration::from_secs(2), ..load(0.01) }, 1, 256), 0);
+        let soon = Duration::from_millis(700);
+        assert_eq!(
+            (room(load(0.01), 7, 256, soon), room(load(0.01), 8, 256, soon)),
+            (57, 0),
+            "one after the other"
+        );
+        assert_eq!(room(Load { oldest_wait: Duration::from_secs(2), ..load(0.01) }, 1, 256, LONG), 0);
     }
 }
