@@ -2,7 +2,7 @@
 //! in the workspace names the generated types but the hub's handlers; everybody else uses [`crate::Hub`].
 
 use model::{
-    AppEvent, Change, FaultKind, JsonObject, Message, NewNotification, Notification, NotificationChange,
+    AppEvent, FaultKind, JsonObject, Message, NewNotification, Notification, NotificationChange,
     NotificationId, NotificationType, Priority, Refusal, RoomId, Sequence, Timestamp, Topic, Unread, UserId,
     notification::{
         IDEMPOTENCY_KEY_BYTES_MAX, IDS_MAX, METADATA_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TYPES_MAX,
