@@ -91,7 +91,7 @@ enum Speaker {
     /// By publishing.
     Edge { client: Client, url: String, service_key: String, topic: String },
     /// By a line of its input.
-    Rival(Rival, String),
+    Rival(Box<Rival>, String),
 }
 
 impl Speaker {
@@ -186,7 +186,7 @@ async fn bare(plan: &Plan, frame_bytes: usize) -> io::Result<Lane> {
     let rival = Rival::bare(plan.followers).await?;
     let crowd = Crowd::connect(plan.followers, rival.address, |_| Follower::Bare(frame_bytes)).await?;
     let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
-    Ok(lane("write()", crowd, process, Speaker::Rival(rival, "x".repeat(frame_bytes))))
+    Ok(lane("write()", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(frame_bytes))))
 }
 
 async fn node(plan: &Plan, payload: usize) -> io::Result<Lane> {
@@ -198,7 +198,7 @@ async fn node(plan: &Plan, payload: usize) -> io::Result<Lane> {
     })
     .await?;
     let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
-    Ok(lane("Node's ws", crowd, process, Speaker::Rival(rival, "x".repeat(payload))))
+    Ok(lane("Node's ws", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(payload))))
 }
 
 fn lane(server: &'static str, crowd: Crowd, process: u32, speaker: Speaker) -> Lane {
