@@ -105,7 +105,7 @@ struct FanoutArguments {
     #[arg(long, default_value = "crates/testkit/node")]
     node: PathBuf,
     /// File with the process id whose children are the services.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
@@ -128,7 +128,7 @@ struct RtmpArguments {
     #[arg(long)]
     door: Option<SocketAddr>,
     /// File with the process id whose children are the services.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
@@ -160,7 +160,7 @@ struct NotifyArguments {
     #[arg(long, value_parser = front_door)]
     url: Option<String>,
     /// File with the process id whose children are the services.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
 }
 
