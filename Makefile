@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test model build check fmt clippy bench bench-inbox bench-fanout chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test tools model build check fmt clippy bench bench-inbox bench-fanout bench-rtmp chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ announce:
 	@echo 'make run: 1. system packages that are missing  2. the speech model (85 MB, once)'
 	@echo '          3. a release build (several minutes the first time)  4. Postgres, Redis, nginx, the services'
 
-test: setup-test model ## Run every test (or TEST_ARGS='-p audio') against private Postgres, Redis and nginx
+test: setup-test model tools ## Run every test (or TEST_ARGS='-p audio') against private Postgres, Redis and nginx
 	@$(DEV)/parley-up --stores $(DEV)/run-tests $(TEST_ARGS)
 
 setup: ## Install the system packages that `make run` needs, where they are missing
@@ -35,6 +35,9 @@ NODE := crates/testkit/node
 .PHONY: node
 node:
 	@[ -d $(NODE)/node_modules/ws ] || npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
+
+tools:
+	@$(DEV)/fetch-model tools
 
 model: setup ## Fetch and verify the speech model, its runtime and the recording
 	@$(DEV)/fetch-model
@@ -54,15 +57,20 @@ clippy: setup ## Check lints alone
 
 LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
 
-bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout and bench-inbox
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout, bench-rtmp and bench-inbox
 	cargo build --release --locked -p loadgen
 	@$(DEV)/parley-up --with $(LOADGEN) live $(BENCH_ARGS)
 	@$(MAKE) --no-print-directory bench-fanout
+	@$(MAKE) --no-print-directory bench-rtmp
 	@$(MAKE) --no-print-directory bench-inbox
 
 bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
 	cargo build --release --locked -p loadgen
 	@HANDSHAKES_PER_SECOND=100000 $(DEV)/parley-up --with $(LOADGEN) fanout $(FANOUT_ARGS)
+
+bench-rtmp: setup-test model build ## Measure 50 encoders that push at once (or RTMP_ARGS='--streams 10')
+	cargo build --release --locked -p loadgen
+	@RTMP_ADDRESS_CONNECTIONS_MAX=1000 $(DEV)/parley-up --with $(LOADGEN) rtmp $(RTMP_ARGS)
 
 bench-inbox: setup ## Measure an inbox of 1,000,000 notifications
 	@$(DEV)/parley-up --stores cargo bench --locked -p notification-hub --bench inbox

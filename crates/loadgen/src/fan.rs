@@ -75,28 +75,96 @@ pub struct Costs {
     costs: Vec<Cost>,
 }
 
-/// Measures all of them.
+/// A server with its followers.
+struct Lane {
+    server: &'static str,
+    crowd: Crowd,
+    process: u32,
+    speaker: Speaker,
+    used: Duration,
+    spans: Vec<Duration>,
+    idle_kib: Option<f64>,
+}
+
+/// How a server is told to send.
+enum Speaker {
+    /// By publishing.
+    Edge { client: Client, url: String, service_key: String, topic: String },
+    /// By a line of its input.
+    Rival(Box<Rival>, String),
+}
+
+impl Speaker {
+    async fn send(&mut self, event: usize) -> io::Result<()> {
+        match self {
+            Self::Rival(rival, line) => rival.send(line).await,
+            Self::Edge { client, url, service_key, topic } => {
+                let body = json!({"topic": topic, "type": TYPE, "metadata": metadata(event)});
+                let answer = client.post(&*url).bearer_auth(&*service_key).json(&body).send().await;
+                let answer = answer.map_err(io::Error::other)?;
+                answer.error_for_status().map(drop).map_err(io::Error::other)
+            }
+        }
+    }
+}
+
+impl Lane {
+    async fn event(&mut self, event: usize, followers: usize, counts: bool) -> io::Result<()> {
+        sleep(PAUSE).await;
+        let used = processor_time(self.process).unwrap_or_default();
+        let began = Instant::now();
+        self.speaker.send(event).await?;
+        let last = self.crowd.expect(followers as u64).await?;
+        if counts {
+            self.spans.push(last.duration_since(began));
+            self.used += processor_time(self.process).unwrap_or_default().saturating_sub(used);
+        }
+        Ok(())
+    }
+}
+
+/// Of the events.
+const TYPE: &str = "creator_updated";
+
+fn metadata(event: usize) -> Value {
+    json!({"creatorId": "bench", "data": {"name": "the name of a creator", "event": event}})
+}
+
+/// Measures all of them, event by event in turn, so that whatever else the machine does is the same for all.
 ///
 /// # Errors
 /// When one of the servers fails; without Node's `ws` its line is missing.
 pub async fn measure(edge: &Edge, plan: &Plan) -> io::Result<Costs> {
-    let (ours, payload) = parley(edge, plan).await?;
-    // A head of two or four bytes goes before the payload.
+    let topic = format!("creator:bench-{}", uuid::Uuid::new_v4().simple());
+    // As ws-edge writes it, while the sequence has two digits. A head of two or four bytes goes before it.
+    let key = topic.replacen(':', "_", 1);
+    let mut told = metadata(10);
+    if let Some(told) = told.as_object_mut() {
+        told.extend(
+            [("type", json!(TYPE)), ("channelKey", json!(key)), ("sequence", json!(10))]
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+    }
+    let payload = told.to_string().len();
     let frame_bytes = payload + if payload < 126 { 2 } else { 4 };
-    let mut costs = vec![ours, bare(plan, frame_bytes).await?];
+    let mut lanes = vec![parley(edge, plan, topic).await?, bare(plan, frame_bytes).await?];
     match node(plan, payload).await {
-        Ok(cost) => costs.push(cost),
+        Ok(lane) => lanes.push(lane),
         Err(error) => eprintln!("Node's ws is not measured: {error}"),
     }
+    for event in 0..WARM_UP + plan.events {
+        for lane in &mut lanes {
+            lane.event(event, plan.followers, event >= WARM_UP).await?;
+        }
+    }
+    let costs = lanes.into_iter().map(|lane| cost(lane, plan)).collect();
     Ok(Costs { followers: plan.followers, events: plan.events, frame_bytes, costs })
 }
 
-async fn parley(edge: &Edge, plan: &Plan) -> io::Result<(Cost, usize)> {
-    let client = Client::new();
-    let topic = format!("creator:bench-{}", uuid::Uuid::new_v4().simple());
+async fn parley(edge: &Edge, plan: &Plan, topic: String) -> io::Result<Lane> {
     let says = json!({"type": "subscribe", "channel": topic}).to_string();
     let before = own_memory_kib(edge.process).unwrap_or(0);
-    let mut crowd = Crowd::connect(plan.followers, edge.address, |number| Follower::WebSocket {
+    let crowd = Crowd::connect(plan.followers, edge.address, |number| Follower::WebSocket {
         path: format!("/ws?token={}", (edge.token)(number)),
         says: Some(says.clone()),
         greetings: 2,
@@ -104,88 +172,41 @@ async fn parley(edge: &Edge, plan: &Plan) -> io::Result<(Cost, usize)> {
     .await?;
     sleep(SETTLE).await;
     let idle = own_memory_kib(edge.process).unwrap_or(0).saturating_sub(before);
-    let mut payload = 0;
-    let publish = async |event: usize| {
-        let metadata =
-            json!({"creatorId": "bench", "data": {"name": "the name of a creator", "event": event}});
-        let body = json!({"topic": topic, "type": "creator_updated", "metadata": metadata});
-        let url = format!("http://{}/api/notifications", edge.address);
-        let answer = client.post(url).bearer_auth(&edge.service_key).json(&body).send().await;
-        let answer = answer.map_err(io::Error::other)?.error_for_status().map_err(io::Error::other)?;
-        let answer: Value = answer.json().await.map_err(io::Error::other)?;
-        // As ws-edge writes it.
-        let mut told = metadata;
-        for (name, value) in [
-            ("type", json!("creator_updated")),
-            ("channelKey", json!(topic.replacen(':', "_", 1))),
-            ("sequence", answer.get("sequence").cloned().unwrap_or_default()),
-        ] {
-            if let Some(told) = told.as_object_mut() {
-                told.insert(name.to_owned(), value);
-            }
-        }
-        Ok::<usize, io::Error>(told.to_string().len())
+    let speaker = Speaker::Edge {
+        client: Client::new(),
+        url: format!("http://{}/api/notifications", edge.address),
+        service_key: edge.service_key.clone(),
+        topic,
     };
-    for event in 0..WARM_UP {
-        publish(event).await?;
-        crowd.expect(plan.followers as u64).await?;
-    }
-    let mut spans = Vec::new();
-    let used = processor_time(edge.process).unwrap_or_default();
-    for event in 0..plan.events {
-        sleep(PAUSE).await;
-        let began = Instant::now();
-        payload = publish(event).await?;
-        spans.push(crowd.expect(plan.followers as u64).await?.duration_since(began));
-    }
-    let used = processor_time(edge.process).unwrap_or_default() - used;
-    let mut cost = cost("ws-edge", plan, used, spans);
-    cost.idle_kib = Some(idle as f64 / plan.followers as f64);
-    Ok((cost, payload))
+    let idle_kib = Some(idle as f64 / plan.followers.max(1) as f64);
+    Ok(Lane { idle_kib, ..lane("ws-edge", crowd, edge.process, speaker) })
 }
 
-async fn bare(plan: &Plan, frame_bytes: usize) -> io::Result<Cost> {
-    let mut rival = Rival::bare(plan.followers).await?;
+async fn bare(plan: &Plan, frame_bytes: usize) -> io::Result<Lane> {
+    let rival = Rival::bare(plan.followers).await?;
     let crowd = Crowd::connect(plan.followers, rival.address, |_| Follower::Bare(frame_bytes)).await?;
-    let (used, spans) = run(&mut rival, crowd, plan, &"x".repeat(frame_bytes)).await?;
-    Ok(cost("write()", plan, used, spans))
+    let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
+    Ok(lane("write()", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(frame_bytes))))
 }
 
-async fn node(plan: &Plan, payload: usize) -> io::Result<Cost> {
-    let mut rival = Rival::node(&plan.node).await?;
+async fn node(plan: &Plan, payload: usize) -> io::Result<Lane> {
+    let rival = Rival::node(&plan.node).await?;
     let crowd = Crowd::connect(plan.followers, rival.address, |_| Follower::WebSocket {
         path: "/ws".to_owned(),
         says: None,
         greetings: 0,
     })
     .await?;
-    let (used, spans) = run(&mut rival, crowd, plan, &"x".repeat(payload)).await?;
-    Ok(cost("Node's ws", plan, used, spans))
-}
-
-async fn run(
-    rival: &mut Rival,
-    mut crowd: Crowd,
-    plan: &Plan,
-    line: &str,
-) -> io::Result<(Duration, Vec<Duration>)> {
     let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
-    for _ in 0..WARM_UP {
-        rival.send(line).await?;
-        crowd.expect(plan.followers as u64).await?;
-    }
-    let mut spans = Vec::new();
-    let used = processor_time(process).unwrap_or_default();
-    for _ in 0..plan.events {
-        sleep(PAUSE).await;
-        let began = Instant::now();
-        rival.send(line).await?;
-        spans.push(crowd.expect(plan.followers as u64).await?.duration_since(began));
-    }
-    Ok((processor_time(process).unwrap_or_default() - used, spans))
+    Ok(lane("Node's ws", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(payload))))
 }
 
-fn cost(server: &'static str, plan: &Plan, used: Duration, mut spans: Vec<Duration>) -> Cost {
+fn lane(server: &'static str, crowd: Crowd, process: u32, speaker: Speaker) -> Lane {
+    Lane { server, crowd, process, speaker, used: Duration::ZERO, spans: Vec::new(), idle_kib: None }
+}
+
+fn cost(lane: Lane, plan: &Plan) -> Cost {
+    let Lane { server, used, mut spans, idle_kib, .. } = lane;
     spans.sort_unstable();
     let ms = |span: Option<&Duration>| span.map_or(0.0, |span| span.as_secs_f64() * 1e3);
     let deliveries = (plan.followers * plan.events).max(1);
@@ -193,7 +214,7 @@ fn cost(server: &'static str, plan: &Plan, used: Duration, mut spans: Vec<Durati
         server,
         cpu_us: used.as_secs_f64() * 1e6 / deliveries as f64,
         to_last_ms: (ms(spans.get(spans.len() / 2)), ms(spans.last())),
-        idle_kib: None,
+        idle_kib,
     }
 }
 

@@ -9,6 +9,7 @@ mod compare;
 mod cpu;
 mod crowd;
 mod delays;
+mod encoders;
 mod fan;
 mod fault;
 mod follower;
@@ -36,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use auth::{SessionTokens, UserClaims, UserTokens};
+use auth::{SessionClaims, SessionTokens, UserClaims, UserTokens};
 use clap::{Parser, Subcommand};
 use model::Clock;
 use settings::Reader;
@@ -78,6 +79,8 @@ enum Command {
     ///
     /// Ends with 1 when a notification was not stored, or not told exactly once and in order.
     Notify(NotifyArguments),
+    /// Many encoders push at once: processor time for each second of a stream, and memory for each idle publisher.
+    Rtmp(RtmpArguments),
     /// The bare write() of `fanout`: a process of its own.
     #[command(hide = true)]
     Bare {
@@ -102,7 +105,30 @@ struct FanoutArguments {
     #[arg(long, default_value = "crates/testkit/node")]
     node: PathBuf,
     /// File with the process id whose children are the services.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
+    launcher: PathBuf,
+    /// Also write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RtmpArguments {
+    /// Encoders that push at once.
+    #[arg(long, default_value_t = 50)]
+    streams: usize,
+    /// For how long.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Publishers that send nothing.
+    #[arg(long, default_value_t = 400)]
+    idle: usize,
+    /// Where encoders connect [default: nginx, 127.0.0.1 with RTMP_EXTERNAL_PORT or 1935]. One address may hold so many
+    /// connections: RTMP_ADDRESS_CONNECTIONS_MAX.
+    #[arg(long)]
+    door: Option<SocketAddr>,
+    /// File with the process id whose children are the services.
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
@@ -134,7 +160,7 @@ struct NotifyArguments {
     #[arg(long, value_parser = front_door)]
     url: Option<String>,
     /// File with the process id whose children are the services.
-    #[arg(long, default_value = ".parley/lock")]
+    #[arg(long, env = "PARLEY_LAUNCHER", default_value = ".parley/lock")]
     launcher: PathBuf,
 }
 
@@ -201,6 +227,7 @@ async fn main() -> ExitCode {
         Command::Play(arguments) => play(&arguments).await.map(are_good),
         Command::Fanout(arguments) => fanout(&arguments).await,
         Command::Notify(arguments) => notify(&arguments).await,
+        Command::Rtmp(arguments) => push(&arguments).await,
         Command::Bare { followers } => rival::serve_bare(followers).map(|()| true).map_err(Failure::from),
     };
     match outcome {
@@ -236,6 +263,37 @@ async fn fanout(arguments: &FanoutArguments) -> Result<bool, Failure> {
     let plan =
         fan::Plan { followers: arguments.followers, events: arguments.events, node: arguments.node.clone() };
     let costs = fan::measure(&edge, &plan).await?;
+    write!(io::stdout(), "{}", costs.table())?;
+    if let Some(path) = &arguments.json {
+        fs::write(path, serde_json::to_vec_pretty(&costs).map_err(io::Error::from)?)?;
+    }
+    Ok(true)
+}
+
+async fn push(arguments: &RtmpArguments) -> Result<bool, Failure> {
+    let mut reader = settings::load()?;
+    let port = reader.or("RTMP_EXTERNAL_PORT", 1935_u16, "a port number");
+    let tokens = SessionTokens::new(reader.required_secrets(SECRET), Clock::system());
+    let process = processes::launcher(&arguments.launcher).and_then(encoders::process);
+    if process.is_none() {
+        reader.problem("--launcher", "names no process that keeps an rtmp-ingest");
+    }
+    let exp = Clock::system().now().0 / 1000 + 24 * 3600;
+    let ingest = reader.finish(|| {
+        Some(encoders::Ingest {
+            address: arguments.door.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into()),
+            process: process?,
+            key: Box::new(move |number| {
+                let session_slug = format!("bench-{number}");
+                let identity = Some("encoder".to_owned());
+                let claims = SessionClaims { session_slug, identity, exp, ..SessionClaims::default() };
+                tokens.issue(&claims).unwrap_or_default()
+            }),
+        })
+    })?;
+    let plan =
+        encoders::Plan { streams: arguments.streams, seconds: arguments.seconds, idle: arguments.idle };
+    let costs = encoders::measure(&ingest, plan).await?;
     write!(io::stdout(), "{}", costs.table())?;
     if let Some(path) = &arguments.json {
         fs::write(path, serde_json::to_vec_pretty(&costs).map_err(io::Error::from)?)?;

@@ -1,6 +1,6 @@
 //! One connection of an encoder: bytes to events, answers back, and its end within its deadline.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rtmp::{Event, Publish, Refusal, ServerSession, SessionError};
 use tokio::{
@@ -20,6 +20,9 @@ use crate::{
 
 /// Read at a time. It is what a connection holds while it says nothing.
 const READ_BYTES: usize = 8 * 1024;
+
+/// How long a connection that we end may go on sending.
+const LISTEN_OUT: Duration = Duration::from_secs(1);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -247,9 +250,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             End::Cut(Reason::Failed) => self.session.end(Leave::Failed.text()),
             End::Cut(_) | End::Protocol(_) | End::Refused => {}
         }
-        if self.write().await.is_ok() {
-            let _ = timeout(self.ingest.settings.write_limit, self.stream.shutdown()).await;
+        if self.write().await.is_err() {
+            return;
         }
+        // What the encoder still sends is read and dropped for a moment: closed at once, the kernel would take our last
+        // words back.
+        let _ = timeout(LISTEN_OUT, async {
+            let mut dropped = [0; 4_096];
+            if self.stream.shutdown().await.is_ok() {
+                while self.stream.read(&mut dropped).await.is_ok_and(|count| count > 0) {}
+            }
+        })
+        .await;
     }
 }
 

@@ -22,12 +22,22 @@ const BROKEN_IN_A_ROW_MAX: u32 = 50;
 const DRIFT_MAX: Samples = Samples::from_millis(1_000);
 
 /// What is to be done with the stream next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Sound, right after what was before.
     Sound(Vec<i16>),
     /// Silence up to there.
     GoOnAt(Samples),
+}
+
+impl Piece {
+    /// How much sound it holds.
+    pub(crate) fn sound(&self) -> Samples {
+        match self {
+            Self::Sound(sound) => Samples::of(sound.len()),
+            Self::GoOnAt(_) => Samples(0),
+        }
+    }
 }
 
 /// Why a stream cannot be understood.

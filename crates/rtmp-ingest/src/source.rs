@@ -1,7 +1,7 @@
 //! The audio of one stream on its way to a worker: tags in order, decoded off the async threads, into the uplink. Runs
 //! as its own task, so that what a connection delivered before it died is finished.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use model::{Samples, StreamState, StreamStatus};
 use rpc::{AudioUplink, UplinkError, UplinkEvent, UplinkEvents, WhenFull};
@@ -37,6 +37,9 @@ const AHEAD_LOOK: Duration = Duration::from_millis(100);
 
 /// How long followers are told that captions are missing after sound was lost, so that they can notice.
 const LOSS_SHOWN: Duration = Duration::from_secs(1);
+
+/// How long a stream that is over keeps looking for a worker that finishes it.
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often followers are told again how the stream does.
 const STATE_INTERVAL: Duration = Duration::from_secs(15);
@@ -77,6 +80,7 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
         acknowledged: Samples(0),
         began: None,
         away_until: None,
+        backlog: Backlog::default(),
         lossy_until: None,
         bytes: 0,
         measured: Instant::now(),
@@ -110,8 +114,10 @@ struct Source<'a> {
     acknowledged: Samples,
     /// When the first sound came.
     began: Option<Instant>,
-    /// No worker has room until then; sound is lost meanwhile.
+    /// No worker has room until then; what comes meanwhile waits.
     away_until: Option<Instant>,
+    /// What no worker has taken yet; empty from the moment one listens.
+    backlog: Backlog,
     /// Sound was lost; followers are told until then.
     lossy_until: Option<Instant>,
     /// Of tags, since the clocks were measured.
@@ -157,7 +163,7 @@ impl Source<'_> {
                 Held::Free { since, .. } => Some(since + self.ingest.settings.rejoin),
                 Held::Taken | Held::Dismissed => None,
             };
-            let (is_ahead, lossy) = (self.is_ahead(), self.lossy_until);
+            let (is_ahead, lossy, away) = (self.is_ahead(), self.lossy_until, self.away_until);
             let heard = tokio::select! {
                 biased;
                 event = next(&mut self.line) => self.hear(event),
@@ -175,6 +181,10 @@ impl Source<'_> {
                     Ok(())
                 }
                 () = sleep(AHEAD_LOOK), if is_ahead => Ok(()),
+                () = sleep_until(away.unwrap_or_else(Instant::now)), if away.is_some() => {
+                    self.ask_again().await;
+                    Ok(())
+                }
                 () = sleep_until(lossy.unwrap_or_else(Instant::now)), if lossy.is_some() => {
                     self.lossy_until = None;
                     self.tell();
@@ -298,30 +308,44 @@ impl Source<'_> {
         }
     }
 
-    /// Sends pieces on. What nobody takes is lost and counted, by the uplink or here.
+    /// Sends pieces on. What nobody takes in time is lost and counted, by the uplink or here.
     async fn forward(&mut self, pieces: Vec<Piece>) {
-        let now = Instant::now();
         for piece in pieces {
             let first = self.sent;
             self.sent = match &piece {
                 Piece::Sound(sound) => first + Samples::of(sound.len()),
                 Piece::GoOnAt(position) => *position,
             };
-            if self.away_until.is_some_and(|until| now < until) {
-                if let Piece::Sound(sound) = piece {
-                    metrics::lost(Samples::of(sound.len()));
-                }
+            if self.away_until.is_some() {
+                self.backlog.keep(first, piece);
                 continue;
             }
             if self.line.is_none() {
                 self.open(first);
             }
-            let Some((uplink, _)) = &self.line else { continue };
-            // When the uplink has ended, its last event says why.
-            let _ = match piece {
-                Piece::Sound(sound) => uplink.send(&sound).await,
-                Piece::GoOnAt(position) => uplink.go_on_at(position).await,
-            };
+            if self.line_state != StreamState::Ready {
+                self.backlog.keep(first, piece.clone());
+            }
+            self.send(piece).await;
+        }
+    }
+
+    async fn send(&mut self, piece: Piece) {
+        let Some((uplink, _)) = &self.line else { return };
+        // When the uplink has ended, its last event says why.
+        let _ = match piece {
+            Piece::Sound(sound) => uplink.send(&sound).await,
+            Piece::GoOnAt(position) => uplink.go_on_at(position).await,
+        };
+    }
+
+    /// Asks again for a worker that has room.
+    async fn ask_again(&mut self) {
+        self.away_until = None;
+        let Some(first) = self.backlog.first() else { return };
+        self.open(first);
+        for (_, piece) in self.backlog.pieces.clone() {
+            self.send(piece).await;
         }
     }
 
@@ -331,7 +355,6 @@ impl Source<'_> {
         tracing::info!(stream = %self.desk.stream, at = %first, "stream opened");
         let Ingest { workers, life, .. } = self.ingest;
         self.line = Some(AudioUplink::resume(workers, life, source, WhenFull::DropOldest, first));
-        self.away_until = None;
     }
 
     /// News of the uplink.
@@ -339,6 +362,10 @@ impl Source<'_> {
         match event {
             Some(UplinkEvent::State(state)) => {
                 self.line_state = state;
+                if state == StreamState::Ready {
+                    // The uplink keeps from now on what is needed again.
+                    self.backlog = Backlog::default();
+                }
                 self.tell();
                 Ok(())
             }
@@ -374,22 +401,64 @@ impl Source<'_> {
         if self.flush().await.is_err() {
             tracing::warn!(stream = %self.desk.stream, "the end of the sound could not be decoded");
         }
-        let Some((uplink, mut events)) = self.line.take() else { return };
-        if uplink.stop().await.is_err() {
-            return;
-        }
-        while let Some(event) = events.next().await {
-            match event {
-                UplinkEvent::Ended(_) => {
-                    let drift_ms = self.ear.as_ref().map_or(0, |ear| ear.drift_ms());
-                    tracing::info!(stream = %self.desk.stream, seconds = self.sent.seconds(), drift_ms, "stream ended");
-                }
-                UplinkEvent::Failed(error) => {
-                    tracing::warn!(stream = %self.desk.stream, %error, "stream failed at its end");
-                }
-                UplinkEvent::Gap { start, end } => metrics::lost(end - start),
-                UplinkEvent::State(_) | UplinkEvent::Acknowledged(_) => {}
+        let give_up = Instant::now() + FINISH_LIMIT;
+        loop {
+            if let Some(until) = self.away_until {
+                sleep_until(until.min(give_up)).await;
+                self.ask_again().await;
             }
+            let Some((uplink, _)) = &self.line else { return };
+            if uplink.stop().await.is_err() {
+                tracing::debug!(stream = %self.desk.stream, "the uplink has ended already");
+            }
+            while let Some(event) = next(&mut self.line).await {
+                match event {
+                    UplinkEvent::Ended(_) => {
+                        let drift_ms = self.ear.as_ref().map_or(0, |ear| ear.drift_ms());
+                        let seconds = self.sent.seconds();
+                        tracing::info!(stream = %self.desk.stream, seconds, drift_ms, "stream ended");
+                        return;
+                    }
+                    UplinkEvent::Failed(UplinkError::Busy { retry_after }) if Instant::now() < give_up => {
+                        (self.line, self.away_until) = (None, Some(Instant::now() + retry_after));
+                        break;
+                    }
+                    UplinkEvent::Failed(error) => {
+                        tracing::warn!(stream = %self.desk.stream, %error, "stream failed at its end");
+                        return;
+                    }
+                    UplinkEvent::Gap { start, end } => metrics::lost(end - start),
+                    UplinkEvent::State(_) | UplinkEvent::Acknowledged(_) => {}
+                }
+            }
+            if self.away_until.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// Pieces that no worker has taken, at most as much sound as an uplink keeps.
+#[derive(Default)]
+struct Backlog {
+    /// With where they begin.
+    pieces: VecDeque<(Samples, Piece)>,
+    sound: Samples,
+}
+
+impl Backlog {
+    fn first(&self) -> Option<Samples> {
+        self.pieces.front().map(|(first, _)| *first)
+    }
+
+    fn keep(&mut self, first: Samples, piece: Piece) {
+        self.sound = self.sound + piece.sound();
+        self.pieces.push_back((first, piece));
+        while self.sound > rpc::WINDOW
+            && let Some((_, oldest)) = self.pieces.pop_front()
+        {
+            self.sound = self.sound - oldest.sound();
+            metrics::lost(oldest.sound());
         }
     }
 }

@@ -33,3 +33,14 @@ pub fn soak_minutes() -> Option<usize> {
     let value = std::env::var(SOAK_MINUTES).ok()?;
     Some(value.parse().expect("PARLEY_SOAK_MINUTES to be a whole number"))
 }
+
+/// An ffmpeg that knows Enhanced RTMP (version 7 or later).
+const FFMPEG: &str = "PARLEY_TEST_FFMPEG";
+
+/// The path of an ffmpeg that knows Enhanced RTMP, which that of the system may not.
+///
+/// # Panics
+/// When `PARLEY_TEST_FFMPEG` is not set.
+pub fn new_ffmpeg() -> String {
+    required(FFMPEG).expose().to_owned()
+}

@@ -27,7 +27,7 @@ pub use address::{free_port, host, with_address};
 pub use binary::{reported, run_binary};
 pub use cable::Cable;
 pub use database::Database;
-pub use environment::soak_minutes;
+pub use environment::{new_ffmpeg, soak_minutes};
 pub use nginx::{HandshakeLimit, Nginx};
 pub use node::node_script;
 pub use patience::{Outcome, PATIENCE, eventually};

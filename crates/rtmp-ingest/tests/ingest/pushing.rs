@@ -1,9 +1,13 @@
 //! Sound of every codec and program arrives whole, in its place.
 
-use testkit::{eventually, recording};
+use rtmp::ClientEvent;
+use testkit::{ScratchFolder, eventually, recording};
 use tokio::process::Command;
 
-use crate::{encoder::Encoder, stage::Stage};
+use crate::{
+    encoder::Encoder,
+    stage::{Setup, Stage},
+};
 
 /// The best normalised correlation of `heard` against `original` when it is up to 200 ms late.
 fn likeness(original: &[i16], heard: &[i16]) -> f64 {
@@ -82,4 +86,34 @@ async fn gaps_are_silence_and_jumps_are_none() {
     assert!(loud(8_000) && !loud(17_600) && !loud(44_800) && loud(49_600), "{per:?}");
     assert!(stage.metric("rtmp_ingest_gaps_total").await >= 1.0);
     assert!(stage.metric("rtmp_ingest_timestamp_rebases_total").await >= 1.0);
+}
+
+#[tokio::test]
+async fn sound_that_cannot_be_decoded_is_refused_and_counted() {
+    let stage = Stage::start().await;
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    // `SoundFormat` 11: Speex.
+    encoder.tag(&[0xb2, 0, 0]).await;
+    assert_eq!(encoder.event().await, Some(ClientEvent::Unpublished));
+    assert_eq!(encoder.event().await, None, "and it is closed");
+    assert!(stage.metric("rtmp_ingest_refusals_total{reason=\"speex\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn rtmps_needs_no_nginx() {
+    let folder = ScratchFolder::new("certificate");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (chain, key) = (file("chain.pem"), file("key.pem"));
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    let made =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+    let into = ["-subj", "/CN=localhost", "-addext", names, "-keyout", &key, "-out", &chain];
+    run("openssl", &[&made[..], &into].concat()).await;
+    let stage = Setup::new().await.set("RTMP_TLS_CERT", &chain).set("RTMP_TLS_KEY", &key).start().await;
+    let url = format!("rtmps://{}/live/{}", stage.running.tls_address.unwrap(), stage.session);
+    let recording = recording("jfk");
+    let path = recording.path.display().to_string();
+    run("ffmpeg", &["-nostdin", "-v", "error", "-i", &path, "-c:a", "aac", "-f", "flv", &url]).await;
+    let whole = async || stage.worker.heard().first().is_some_and(|heard| heard.samples.len() > 170_000);
+    eventually("it is heard", whole).await;
 }

@@ -6,6 +6,7 @@ use testkit::eventually;
 use crate::{
     encoder::Encoder,
     stage::{Setup, Stage},
+    worker::Mood,
 };
 
 /// Waits until the worker has heard so many milliseconds of the first stream.
@@ -70,6 +71,24 @@ async fn a_stream_that_nobody_returns_to_is_finished() {
         eventually("the stream is finished", ended).await;
     }
     assert_eq!(stage.worker.heard().len(), 2, "another stream");
+}
+
+#[tokio::test]
+async fn sound_waits_for_a_worker_that_has_room() {
+    let stage = Setup::new().await.set("RTMP_REJOIN_SECONDS", "0").start().await;
+    stage.worker.ears(|ears| ears.mood = Mood::Busy);
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    encoder.sound(2_000).await;
+    eventually("the worker was asked", async || stage.worker.ears(|ears| ears.refused > 1)).await;
+    encoder.sound(1_000).await;
+    encoder.leave().await;
+    let refused = stage.worker.ears(|ears| ears.refused);
+    eventually("it is asked on", async || stage.worker.ears(|ears| ears.refused > refused + 1)).await;
+    stage.worker.ears(|ears| ears.mood = Mood::Willing);
+    let ended = async || stage.worker.heard().first().is_some_and(|heard| heard.ended);
+    eventually("everything is heard in the end", ended).await;
+    let heard = stage.worker.heard().remove(0).samples.len();
+    assert!((47_900..=48_100).contains(&heard), "{heard}");
 }
 
 #[tokio::test]

@@ -57,7 +57,8 @@ impl Setup {
 
     pub async fn start(self) -> Stage {
         let life = Lifecycle::default();
-        let (worker, address) = Worker::start(&life).await;
+        let worker_life = Lifecycle::default();
+        let (worker, address) = Worker::start(&worker_life).await;
         let setup = self.set("TRANSCRIPTION_WORKERS", &format!("http://{address}"));
         let settings = IngestSettings::read(settings::of(setup.pairs)).unwrap();
         // What the ingest logs is shown when a test fails, and so should be what the test says: the service's own

@@ -37,6 +37,8 @@ pub struct Heard {
 #[derive(Default)]
 pub struct Ears {
     pub mood: Mood,
+    /// How often it had no capacity.
+    pub refused: usize,
     pub sources: Vec<Source>,
     pub streams: Vec<Heard>,
 }
@@ -118,6 +120,7 @@ impl Transcription for Worker {
         request: Request<Streaming<TranscribeRequest>>,
     ) -> Result<Response<Self::TranscribeStream>, Status> {
         if self.ears(|ears| ears.mood) == Mood::Busy {
+            self.ears(|ears| ears.refused += 1);
             return Err(busy(Duration::from_millis(100)));
         }
         let mut messages = request.into_inner();
