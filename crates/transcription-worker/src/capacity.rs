@@ -148,7 +148,7 @@ mod tests {
         let slow = Load { turnaround: Duration::from_millis(300), ..load(0.01) };
         assert_eq!(
             (room(slow, 7, 256, LONG), room(slow, 8, 256, LONG)),
-            (25, 0),
+            (57, 0),
             "answers that take long, for a few or for many"
         );
         let soon = Duration::from_millis(700);
