@@ -156,3 +156,23 @@ async fn a_push_that_is_cut_for_eight_seconds_is_one_stream_with_one_clock() {
     let begun = rest[0].start;
     assert!((Samples::from_millis(11_000)..Samples::from_millis(16_000)).contains(&begun), "{begun}");
 }
+
+#[tokio::test]
+async fn an_encoder_pushes_over_tls_with_a_signed_key() {
+    let stack = Stack::start().await;
+    let room = stack.room();
+    let recording = recording("jfk");
+    let url = format!(
+        "rtmps://127.0.0.1:{}/live/{}?token={}",
+        stack.nginx.rtmps_port,
+        room.slug,
+        room.token("alice")
+    );
+    push("ffmpeg", &recording, "-c:a aac -b:a 96k -ar 48000", &url).await;
+    let finals = finals(&room, &recording).await;
+    let errors = WordErrors::between(&recording.text, &text(&finals));
+    assert!(errors.rate() <= 0.1, "{errors:?}: {}", text(&finals));
+    assert!(finals.iter().all(|segment| segment.speaker.identity.as_str() == "alice"));
+    assert!(!e2e::logged().contains(&room.token("alice")), "no key in a log");
+    assert!(!stack.nginx.everything_it_said().contains("eyJ"), "nor in those of nginx");
+}
