@@ -198,6 +198,12 @@ impl Stack {
         self.worker = start_worker(self.settings.clone()).await;
     }
 
+    /// Starts the ingest again, where it was, after it was ended or killed.
+    pub async fn restart_ingest(&mut self) {
+        free(self.ports.ingest).await;
+        self.ingest = start_ingest(self.settings.clone()).await;
+    }
+
     /// Starts the hub again, where it was, after it was ended or killed.
     pub async fn restart_hub(&mut self) {
         free(self.ports.hub).await;

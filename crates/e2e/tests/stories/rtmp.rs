@@ -158,6 +158,41 @@ async fn a_push_that_is_cut_for_eight_seconds_is_one_stream_with_one_clock() {
 }
 
 #[tokio::test]
+async fn a_killed_ingest_costs_what_it_held_and_the_next_push_is_whole() {
+    let settings = [("ENGINE_THREADS", "2"), ("RTMP_OPEN_KEYS", "true"), ("LINGER_SECONDS", "2")];
+    let mut stack = Stack::set(&settings).await;
+    let room = stack.room();
+    let url = stack.rtmp(room.slug.as_str());
+    let mut bob = room.join("bob").await;
+    let (long, again) = (recording("two_cities"), recording("jfk"));
+    let path = long.path.display().to_string();
+    let live =
+        ["-nostdin", "-v", "quiet", "-re", "-i", &path, "-c:a", "aac", "-ar", "44100", "-f", "flv", &url];
+    let mut first = Command::new("ffmpeg").args(live).kill_on_drop(true).spawn().unwrap();
+    bob.finals_to(1).await;
+    stack.ingest.kill();
+    assert!(!first.wait().await.unwrap().success(), "nginx passes the end on, and the encoder comes back");
+    stack.restart_ingest().await;
+    push("ffmpeg", &again, "-c:a aac -b:a 96k -ar 48000", &url).await;
+
+    let of_second = async || -> Vec<Final> {
+        let finals = room.finals().await;
+        let first = finals[0].utterance.stream;
+        finals.into_iter().filter(|segment| segment.utterance.stream != first).collect()
+    };
+    let length = Samples::of(again.samples().len());
+    let whole = async || of_second().await.last().is_some_and(|last| last.end + SILENCE_AT_END >= length);
+    eventually("the second push is stored", whole).await;
+    let second = of_second().await;
+    let errors = WordErrors::between(&again.text, &text(&second));
+    assert!(errors.rate() <= 0.1, "{errors:?}: {}", text(&second));
+    let stored = room.finals().await;
+    let told = bob.finals_to(stored.last().unwrap().sequence.0).await;
+    let told: Vec<u64> = told.iter().map(|told| told["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(told, (1..=stored.len() as u64).collect::<Vec<_>>(), "once, in order");
+}
+
+#[tokio::test]
 async fn an_encoder_pushes_over_tls_with_a_signed_key() {
     let stack = Stack::start().await;
     let room = stack.room();
