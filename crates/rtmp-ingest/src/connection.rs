@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use model::SessionSlug;
 use rtmp::{Event, Publish, Refusal, ServerSession, SessionError};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -13,7 +14,7 @@ use crate::{
     Ingest,
     desk::{InUse, Leave, Seat},
     metrics::{self, Open, Reason},
-    permit::{self, Permit},
+    permit,
     relay::{Media, Relay},
     source,
 };
@@ -73,6 +74,8 @@ pub(crate) async fn serve(
     } else {
         tracing::debug!(%address, "connection ended: {end}");
     }
+    // Whoever comes next need not wait until this one has read its goodbye.
+    (connection.seat, connection.relay, connection.publishing) = (None, None, None);
     connection.say_goodbye(&end).await;
 }
 
@@ -114,13 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
     }
 
-    /// Until it publishes there is one deadline for all; then each word puts the next off.
+    /// Until it publishes there is one deadline for all, and another from the end of a publication to the next; while it
+    /// publishes each word puts the end off.
     fn set_limit(&self, limit: std::pin::Pin<&mut Sleep>) {
         if self.session.publishing() {
             limit.reset(Instant::now() + self.ingest.settings.idle_limit);
-        } else if limit.deadline() > self.deadline {
-            // It has ended its publication and may begin another.
-            limit.reset(Instant::now() + self.ingest.settings.publish_limit);
+        } else if limit.deadline() != self.deadline {
+            limit.reset(self.deadline);
         }
     }
 
@@ -152,6 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                         seat.said = true;
                     }
                     (self.relay, self.publishing) = (None, None);
+                    // It may begin another, and has as long for that as for the first.
+                    self.deadline = Instant::now() + self.ingest.settings.publish_limit;
                     tracing::info!(address = %self.address, "unpublished");
                 }
                 Some(Event::Connected(connect)) => {
@@ -177,8 +182,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     }
 
     /// Sends the stream on as well, where that is configured.
-    fn relay(&self, key: &str, permit: &Permit) -> Option<Relay> {
-        match self.ingest.settings.forward.as_ref()?.address(key, &permit.session) {
+    fn relay(&self, key: &str, session: &SessionSlug) -> Option<Relay> {
+        match self.ingest.settings.forward.as_ref()?.address(key, session) {
             Ok(address) => Some(Relay::start(&self.ingest.life, address)),
             Err(error) => {
                 tracing::warn!(address = %self.address, "relay: this key makes no address: {error}");
@@ -201,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 
     async fn decide(&mut self, publish: Publish) -> Result<(), End> {
         let deciding = permit::decide(self.ingest, &publish, self.address);
-        let permit = match timeout_at(self.deadline.max(Instant::now()), deciding).await {
+        let permit = match timeout_at(self.deadline, deciding).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(denied)) => {
                 metrics::refused(denied.label());
@@ -216,16 +221,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         };
         // One connection publishes one stream at a time; the one before has ended.
         self.seat = None;
-        let relay = self.relay(&publish.key, &permit);
+        let session = permit.session.clone();
         match self.ingest.desks.take(&permit, self.ingest.settings.takeover) {
             Ok((seat, new)) => {
                 if let Some((desk, tags)) = new {
                     let task = source::run(self.ingest.clone(), permit, desk, tags);
-                    self.ingest.life.spawn(self.ingest.desks.tasks.track_future(task));
+                    self.ingest.life.spawn(task);
                 }
                 tracing::info!(address = %self.address, stream = %seat.stream(), begun = seat.begun.label(), "publishing");
                 metrics::begun(seat.begun);
-                (self.seat, self.relay) = (Some(seat), relay);
+                (self.seat, self.relay) = (Some(seat), self.relay(&publish.key, &session));
                 self.publishing = Some(Open::publisher());
                 self.session.accept();
                 self.write().await

@@ -14,7 +14,6 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{metrics::Begun, permit::Permit, settings::Takeover};
@@ -103,9 +102,9 @@ impl Desk {
         self.leave.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the present connection away.
+    /// Sends the present connection away. The first reason counts.
     pub(crate) fn send_away(&self, leave: Leave) {
-        self.leave().send_replace(Some(leave));
+        self.leave().send_if_modified(|told| told.is_none() && told.replace(leave).is_none());
     }
 
     /// Where it stands.
@@ -188,8 +187,6 @@ pub(crate) struct InUse;
 #[derive(Default)]
 pub(crate) struct Desks {
     all: Mutex<HashMap<(SessionSlug, Identity), Arc<Desk>>>,
-    /// Every source until it is finished.
-    pub(crate) tasks: TaskTracker,
 }
 
 impl Desks {
@@ -279,6 +276,20 @@ mod tests {
         assert_eq!(second.desk.held(), Held::Taken, "the end of the first changes nothing");
         let (other, new) = desks.take(&permit("other"), Takeover::Refuse).unwrap();
         assert!(new.is_some() && other.stream() != second.stream());
+    }
+
+    #[tokio::test]
+    async fn whoever_is_left_at_a_desk_that_is_cleared_can_be_sent_away_for_the_first_reason() {
+        let desks = Arc::new(Desks::default());
+        let (mut seat, new) = desks.take(&permit("demo"), Takeover::Replace).unwrap();
+        let (desk, tags) = new.unwrap();
+        desks.clear(&desk);
+        drop(tags);
+        assert!(!seat.deliver(0, Bytes::new()).await);
+        let why = Leave::Undecodable("speex", "no".to_owned());
+        desk.send_away(why.clone());
+        desk.send_away(Leave::Failed);
+        assert_eq!(seat.must_leave().await, why);
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     Codec(Codec),
     /// A codec that is decoded, in a shape that is not, or data that is not what it claims to be.
     Audio(AudioError),
+    /// Sound whose configuration does not come.
+    NoConfig,
     /// Tags that are none.
     Tags,
 }
@@ -57,7 +59,7 @@ impl Fault {
         match self {
             Self::Codec(codec) => codec.label(),
             Self::Audio(AudioError::Unsupported(_)) => "unsupported",
-            Self::Audio(_) | Self::Tags => "undecodable",
+            Self::Audio(_) | Self::NoConfig | Self::Tags => "undecodable",
         }
     }
 
@@ -68,6 +70,7 @@ impl Fault {
             Self::Codec(codec) => format!("{} sound cannot be transcribed: {accepted}", codec.label()),
             Self::Audio(AudioError::Unsupported(what)) => format!("{what} is not supported: {accepted}"),
             Self::Audio(error) => error.to_string(),
+            Self::NoConfig => "the sound came without its codec's configuration".to_owned(),
             Self::Tags => "the audio tags of this stream cannot be read".to_owned(),
         }
     }
@@ -90,13 +93,17 @@ pub(crate) struct Counts {
 
 pub(crate) struct Ear {
     present: Sitting,
-    timeline: Timeline,
+    /// Of the present connection, once it has sent sound.
+    timeline: Option<Timeline>,
     /// Where the timeline's zero lies in the stream, in samples: before its start once pauses were left behind.
     base: i64,
     /// Up to where sound was delivered.
     position: Samples,
     /// So much of what comes next is left out.
     trim: Samples,
+    /// When the first sound came.
+    began: Option<Instant>,
+    /// When the last sound came; of another connection when this one has sent none yet.
     last_came: Option<Instant>,
     /// Which track is heard: the one asked for, or the first.
     track: Option<u8>,
@@ -104,6 +111,8 @@ pub(crate) struct Ear {
     /// Packets that the decoder before this one could not decode.
     concealed: u64,
     broken_in_a_row: u32,
+    /// Packets of sound since there was a decoder for them.
+    without_config: u32,
     counts: Counts,
     /// Positive: the encoder makes more sound than its timestamps tell.
     drift: i64,
@@ -114,15 +123,17 @@ impl Ear {
     pub(crate) fn new() -> Self {
         Self {
             present: 0,
-            timeline: Timeline::starting_at(0),
+            timeline: None,
             base: 0,
             position: Samples(0),
             trim: Samples(0),
+            began: None,
             last_came: None,
             track: None,
             decoder: None,
             concealed: 0,
             broken_in_a_row: 0,
+            without_config: 0,
             counts: Counts::default(),
             drift: 0,
         }
@@ -131,6 +142,11 @@ impl Ear {
     /// Up to where sound was delivered.
     pub(crate) fn position(&self) -> Samples {
         self.position
+    }
+
+    /// When the sound at position 0 came, if any has.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.began
     }
 
     /// By how many milliseconds the encoder's sound has run ahead of its timestamps.
@@ -167,14 +183,6 @@ impl Ear {
         if tag.sitting > self.present {
             self.begin(tag, pieces);
         }
-        let elapsed = self.last_came.map_or(0, |last| millis(tag.came - last));
-        self.last_came = Some(tag.came);
-        let moment = self.timeline.advance(tag.timestamp, elapsed);
-        if matches!(moment.step, Step::Rebased { .. }) {
-            self.counts.rebases += 1;
-        }
-        let at = self.base.saturating_add(signed(Samples::from_millis(moment.at_ms)));
-        let at = Samples(u64::try_from(at).unwrap_or(0));
         for packet in AudioPackets::new(&tag.data) {
             let Ok(packet) = packet else {
                 self.counts.errors += 1;
@@ -183,31 +191,44 @@ impl Ear {
             };
             self.broken_in_a_row = 0;
             if *self.track.get_or_insert(packet.track) == packet.track {
-                self.packet(&packet, at, pieces)?;
+                self.packet(&packet, tag, pieces)?;
             }
         }
         Ok(())
     }
 
-    /// A connection begins to send. Its first sound lies as long after the last as it came later.
+    /// A connection begins to send.
     fn begin(&mut self, tag: &Tag, pieces: &mut Vec<Piece>) {
         self.flush_into(pieces);
         self.decoder = None;
-        let away = self.last_came.map_or(0, |last| millis(tag.came - last));
-        self.base = signed(self.position + Samples::from_millis(away));
-        self.timeline = Timeline::starting_at(0);
+        self.timeline = None;
         self.present = tag.sitting;
         self.track = tag.track;
         self.trim = Samples(0);
-        self.last_came = None;
     }
 
-    fn packet(
-        &mut self,
-        packet: &AudioPacket<'_>,
-        at: Samples,
-        pieces: &mut Vec<Piece>,
-    ) -> Result<(), Fault> {
+    /// Where a tag of sound lies, as its timestamp says; None for one that came late, whose sound goes on where the sound
+    /// before it ends. Only sound moves the clock: configurations often carry 0, wherever the sound is.
+    fn moment(&mut self, tag: &Tag) -> Option<Samples> {
+        let elapsed = self.last_came.map_or(0, |last| millis(tag.came - last));
+        self.began.get_or_insert(tag.came);
+        self.last_came = Some(tag.came);
+        let timeline = self.timeline.get_or_insert_with(|| {
+            // The first sound of a connection lies as long after the last as it came later.
+            self.base = signed(self.position + Samples::from_millis(elapsed));
+            Timeline::starting_at(0)
+        });
+        let moment = timeline.advance(tag.timestamp, elapsed);
+        match moment.step {
+            Step::Late { .. } => return None,
+            Step::Rebased { .. } => self.counts.rebases += 1,
+            Step::Forward { .. } => {}
+        }
+        let at = self.base.saturating_add(signed(Samples::from_millis(moment.at_ms)));
+        Some(Samples(u64::try_from(at).unwrap_or(0)))
+    }
+
+    fn packet(&mut self, packet: &AudioPacket<'_>, tag: &Tag, pieces: &mut Vec<Piece>) -> Result<(), Fault> {
         match packet.kind {
             Kind::Config => {
                 let known = self.decoder.as_ref().is_some_and(|(_, codec, config)| {
@@ -231,12 +252,16 @@ impl Ear {
                     self.flush_into(pieces);
                     self.decoder = None;
                     if !self.set_up(packet.codec, &[])? {
-                        // Sound before its configuration: an encoder that was joined in the middle.
+                        // An encoder that was joined in the middle may still send it.
                         self.counts.errors += 1;
-                        return Ok(());
+                        self.without_config += 1;
+                        let is_enough = self.without_config > BROKEN_IN_A_ROW_MAX;
+                        return if is_enough { Err(Fault::NoConfig) } else { Ok(()) };
                     }
                 }
-                self.keep_time(at, pieces);
+                if let Some(at) = self.moment(tag) {
+                    self.keep_time(at, pieces);
+                }
                 let mut sound = Vec::new();
                 let Some((decoder, ..)) = &mut self.decoder else { return Ok(()) };
                 let decoded = decoder.push(packet.data, &mut sound);
@@ -265,7 +290,7 @@ impl Ear {
             unsupported => return Err(Fault::Codec(unsupported)),
         };
         let decoder = PacketDecoder::new(packets).map_err(Fault::Audio)?;
-        self.concealed = 0;
+        (self.concealed, self.without_config) = (0, 0);
         self.decoder = Some((decoder, codec, config.to_vec()));
         Ok(true)
     }
@@ -274,6 +299,8 @@ impl Ear {
     fn keep_time(&mut self, at: Samples, pieces: &mut Vec<Piece>) {
         if at - self.position > TOLERANCE {
             self.flush_into(pieces);
+            // What comes lies behind all that was delivered.
+            self.trim = Samples(0);
             let gap = at - self.position;
             let silence = gap.min(GAP_MAX);
             if silence > Samples(0) {
@@ -501,6 +528,77 @@ mod tests {
         assert!((600_400..=600_600).contains(&end), "{end}");
         let drift = encoder.ear.drift_ms();
         assert!((-600..=-400).contains(&drift), "{drift}");
+    }
+
+    /// An AudioSpecificConfig, AAC-LC 44.1 kHz stereo, on a track that is not heard, and then on the one that is.
+    const CONFIGS: [&[u8]; 2] = [b"\x95\x00mp4a\x05\x12\x10", &[0xaf, 0, 0x12, 0x10]];
+
+    #[test]
+    fn a_configuration_that_carries_no_time_moves_nothing() {
+        let mut encoder = Encoder::new();
+        for config in CONFIGS {
+            encoder.speak(3_000);
+            let honest = std::mem::replace(&mut encoder.timestamp, 0);
+            assert_eq!(encoder.tag(config), None);
+            encoder.timestamp = honest;
+            // A pause: the time of it is believed although a tag came meanwhile.
+            encoder.wait(20_000);
+        }
+        encoder.speak(3_000);
+        let end = encoder.end();
+        assert!((48_990..=49_010).contains(&end), "{end}");
+        let counts = encoder.ear.take_counts();
+        assert_eq!((counts.rebases, counts.gaps), (0, 2));
+    }
+
+    #[test]
+    fn sound_that_comes_late_is_kept() {
+        let mut encoder = Encoder::new();
+        encoder.speak(2_000);
+        // The encoder counts on from a little before, as if it had sent that twice; every word of it is new.
+        encoder.timestamp -= 300;
+        encoder.speak(2_000);
+        let end = encoder.end();
+        assert_eq!(end, 4_000);
+        let counts = encoder.ear.take_counts();
+        assert_eq!((counts.overlap, counts.gaps), (Samples(0), 0));
+    }
+
+    #[test]
+    fn nothing_behind_a_gap_is_trimmed_for_what_was_before_it() {
+        let mut encoder = Encoder::new();
+        encoder.speak(1_000);
+        // More sound than its timestamps tell, and at once a gap.
+        for _ in 0..9 {
+            encoder.speak(20);
+            encoder.timestamp -= 20;
+        }
+        encoder.timestamp += 20;
+        encoder.wait(5_000);
+        encoder.speak(1_000);
+        assert_eq!(encoder.end(), 7_020);
+        assert_eq!(encoder.ear.take_counts().gaps, 1);
+    }
+
+    #[test]
+    fn a_publisher_that_returns_goes_on_at_its_time_although_its_configuration_came_sooner() {
+        let mut encoder = Encoder::new();
+        encoder.speak(2_000);
+        encoder.sitting = 2;
+        encoder.timestamp = 0;
+        encoder.now += Duration::from_millis(4_980);
+        assert_eq!(encoder.tag(CONFIGS[1]), None);
+        encoder.now += Duration::from_millis(3_000);
+        encoder.speak(1_000);
+        let end = encoder.end();
+        assert!((10_980..=11_000).contains(&end), "{end}");
+    }
+
+    #[test]
+    fn sound_whose_configuration_never_comes_is_refused() {
+        let mut encoder = Encoder::new();
+        let fault = (0..100).find_map(|_| encoder.tag(&[0xaf, 1, 0x21, 0x10]));
+        assert_eq!(fault, Some(Fault::NoConfig));
     }
 
     #[test]

@@ -53,7 +53,10 @@ pub(crate) enum HookError {
 }
 
 impl Hook {
-    /// `None` when this process cannot speak HTTP, which it then cannot do without.
+    /// For this URL.
+    ///
+    /// # Errors
+    /// This process cannot speak HTTP.
     pub(crate) fn new(url: Url) -> Result<Self, reqwest::Error> {
         // A hook that redirects would be told the key twice, once by somebody whom nobody configured.
         let client = Client::builder().timeout(ANSWER_LIMIT).redirect(redirect::Policy::none()).build()?;

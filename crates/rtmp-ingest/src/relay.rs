@@ -20,12 +20,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::metrics::{self, Open};
 
 /// Media that waits to be sent on, in bytes: about 4 s of 8 Mbit/s. One message more may be above it.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a message that waits takes besides its bytes, at least: messages may be empty, and they must not be many then.
+const MESSAGE_BYTES: usize = 128;
+
+/// How long the other server may take for what waits when the publication has ended.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long connecting and the exchange up to publish may take.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
@@ -81,6 +88,11 @@ impl Media {
         data
     }
 
+    /// What it takes while it waits.
+    fn bytes(&self) -> usize {
+        MESSAGE_BYTES + self.data().len()
+    }
+
     /// FLV v10.1 annex E.4.3.1 and E-RTMP v2, "Enhanced Video", as far as a relay must know.
     fn role(&self) -> Role {
         match self {
@@ -127,8 +139,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.0.waiting().closed = true;
-        self.0.wake.notify_one();
+        self.0.closed.cancel();
     }
 }
 
@@ -136,6 +147,8 @@ impl Drop for Relay {
 struct Queue {
     waiting: Mutex<Waiting>,
     wake: Notify,
+    /// Nothing more comes.
+    closed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -146,7 +159,6 @@ struct Waiting {
     headers: [Option<Media>; 3],
     /// Pictures were left out: those that follow mean nothing up to the next that stands alone.
     needs_key_frame: bool,
-    closed: bool,
 }
 
 impl Waiting {
@@ -175,7 +187,7 @@ impl Waiting {
                 return left_out + 1;
             }
         }
-        self.bytes += media.data().len();
+        self.bytes += media.bytes();
         self.media.push_back(media);
         left_out
     }
@@ -184,17 +196,17 @@ impl Waiting {
     fn clear(&mut self) -> usize {
         let count = self.media.len();
         self.media.clear();
-        self.bytes = 0;
         self.needs_key_frame = true;
         // Configurations among them are not lost.
         let headers = self.headers.iter().flatten().cloned();
         self.media.extend(headers);
+        self.bytes = self.media.iter().map(Media::bytes).sum();
         count
     }
 
     fn take(&mut self) -> Option<Media> {
         let media = self.media.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(media.data().len());
+        self.bytes -= media.bytes();
         Some(media)
     }
 }
@@ -207,16 +219,18 @@ impl Queue {
     /// The next message; `None` when none will come.
     async fn next(&self) -> Option<Media> {
         loop {
-            {
-                let mut waiting = self.waiting();
-                if let Some(media) = waiting.take() {
-                    return Some(media);
-                }
-                if waiting.closed {
-                    return None;
-                }
+            // Asked before the queue is: what came before the end is still taken.
+            let closed = self.closed.is_cancelled();
+            if let Some(media) = self.waiting().take() {
+                return Some(media);
             }
-            self.wake.notified().await;
+            if closed {
+                return None;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = self.closed.cancelled() => {}
+            }
         }
     }
 }
@@ -251,20 +265,27 @@ async fn run(life: Lifecycle, address: Address, queue: Arc<Queue>) {
                 Stream::Tls(stream) => send(stream, &address, &queue, &mut pause).await,
             }
         };
+        let too_late = async {
+            queue.closed.cancelled().await;
+            sleep(LEAVE_LIMIT).await;
+        };
         let lost = tokio::select! {
             () = life.stopping().cancelled() => return,
+            () = too_late => return,
             outcome = connection => match outcome {
                 Ok(()) => return,
                 Err(lost) => lost,
             },
         };
-        if queue.waiting().closed {
+        if queue.closed.is_cancelled() {
             return;
         }
         tracing::warn!(host = %address.host, retry_ms = pause.as_millis(), "relay: {lost}");
         metrics::relay_reconnects();
         tokio::select! {
             () = sleep(pause) => {}
+            // Nobody publishes any more, or will soon: the other server need not hear of it again.
+            () = queue.closed.cancelled() => return,
             () = life.draining().cancelled() => return,
         }
         pause = (pause * 2).min(BACK_OFF.1);
@@ -420,5 +441,21 @@ mod tests {
         assert_eq!(waiting.offer(video(0x27, 1, 100)), 0);
         assert_eq!(std::iter::from_fn(|| waiting.take()).count(), 3);
         assert_eq!(waiting.bytes, 0);
+    }
+
+    #[test]
+    fn messages_that_hold_nothing_do_not_wait_without_end() {
+        let mut waiting = Waiting::default();
+        let left_out: usize = (0..1_000_000).map(|_| waiting.offer(Media::Audio(0, Bytes::new()))).sum();
+        assert!(left_out > 900_000 && waiting.media.len() <= WAITING_BYTES_MAX / MESSAGE_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_taken_before_the_end_is_seen() {
+        let queue = Queue::default();
+        queue.waiting().offer(video(0x17, 1, 9));
+        queue.closed.cancel();
+        assert_eq!(queue.next().await, Some(video(0x17, 1, 9)));
+        assert_eq!(queue.next().await, None);
     }
 }

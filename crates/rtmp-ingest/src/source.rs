@@ -78,7 +78,6 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
         line_state: StreamState::Connecting,
         sent: Samples(0),
         acknowledged: Samples(0),
-        began: None,
         away_until: None,
         backlog: Backlog::default(),
         lossy_until: None,
@@ -89,12 +88,13 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
     drop(clear);
 }
 
-/// Clears a desk even when its task panics.
+/// Clears a desk, and sends away who may still sit there, even when its task panics.
 struct Clear<'a>(&'a Ingest, &'a Arc<Desk>);
 
 impl Drop for Clear<'_> {
     fn drop(&mut self) {
         self.0.desks.clear(self.1);
+        self.1.send_away(Leave::Failed);
     }
 }
 
@@ -112,8 +112,6 @@ struct Source<'a> {
     /// Up to where pieces were handed on, or lost.
     sent: Samples,
     acknowledged: Samples,
-    /// When the first sound came.
-    began: Option<Instant>,
     /// No worker has room until then; what comes meanwhile waits.
     away_until: Option<Instant>,
     /// What no worker has taken yet; empty from the moment one listens.
@@ -138,6 +136,8 @@ enum Over {
 impl Source<'_> {
     async fn carry(mut self, mut tags: mpsc::Receiver<Tag>) {
         let over = self.listen(&mut tags).await;
+        // Whoever comes now begins another stream; whoever came before is told to go.
+        self.ingest.desks.clear(self.desk);
         match over {
             Over::Undecodable(fault) => {
                 tracing::info!(stream = %self.desk.stream, reason = fault.label(), "sound refused");
@@ -146,8 +146,6 @@ impl Source<'_> {
             Over::Failed => self.desk.send_away(Leave::Failed),
             Over::Finished => {}
         }
-        // Whoever comes now begins another stream.
-        self.ingest.desks.clear(self.desk);
         drop(tags);
         self.finish().await;
     }
@@ -229,7 +227,12 @@ impl Source<'_> {
     /// Whether the publisher pushes faster than it plays, and is far enough ahead of what is understood.
     fn is_ahead(&self) -> bool {
         self.sent - self.acknowledged > AHEAD_MAX
-            && self.began.is_some_and(|began| self.sent.duration() > began.elapsed() + BURST)
+            && self.began().is_some_and(|began| self.sent.duration() > began.elapsed() + BURST)
+    }
+
+    /// When the first sound came.
+    fn began(&self) -> Option<Instant> {
+        self.ear.as_ref().and_then(|ear| ear.began())
     }
 
     /// Tells followers how it stands.
@@ -263,7 +266,6 @@ impl Source<'_> {
     }
 
     async fn decode(&mut self, tags: Vec<Tag>) -> Result<(), Over> {
-        self.began = self.began.or_else(|| tags.first().map(|tag| tag.came));
         self.bytes += tags.iter().map(|tag| tag.data.len()).sum::<usize>();
         let mut ear = self.ear.take().ok_or(Over::Failed)?;
         let work = move || {
@@ -351,7 +353,10 @@ impl Source<'_> {
 
     /// Looks for a worker, for the sound that begins at `first`.
     fn open(&mut self, first: Samples) {
-        let source = self.introduction.clone();
+        let mut source = self.introduction.clone();
+        // An encoder may publish long before its sound begins, which is position 0.
+        let since = self.began().map_or(Duration::ZERO, |began| began.elapsed());
+        source.started_at = self.ingest.clock.now().before(since);
         tracing::info!(stream = %self.desk.stream, at = %first, "stream opened");
         let Ingest { workers, life, .. } = self.ingest;
         self.line = Some(AudioUplink::resume(workers, life, source, WhenFull::DropOldest, first));
@@ -404,7 +409,10 @@ impl Source<'_> {
         let give_up = Instant::now() + FINISH_LIMIT;
         loop {
             if let Some(until) = self.away_until {
-                sleep_until(until.min(give_up)).await;
+                tokio::select! {
+                    () = sleep_until(until.min(give_up)) => {}
+                    () = self.ingest.life.stopping().cancelled() => return,
+                }
                 self.ask_again().await;
             }
             let Some((uplink, _)) = &self.line else { return };

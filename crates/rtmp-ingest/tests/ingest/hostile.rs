@@ -62,16 +62,16 @@ fn key(text: &str) -> Vec<u8> {
     string(text)[1..].to_vec()
 }
 
-fn command(name: &str, arguments: &[&[u8]]) -> Vec<u8> {
+pub fn command(name: &str, arguments: &[&[u8]]) -> Vec<u8> {
     message(COMMAND, 0, &[string(name), number(1.0), arguments.concat()].concat())
 }
 
-fn connect() -> Vec<u8> {
+pub fn connect() -> Vec<u8> {
     let object = [&[3][..], &key("app"), &string("live"), &[0, 0, 9]].concat();
     command("connect", &[&object])
 }
 
-fn publish(name: &str) -> Vec<u8> {
+pub fn publish(name: &str) -> Vec<u8> {
     let payload = [string("publish"), number(5.0), vec![5], string(name), string("live")].concat();
     message(COMMAND, 1, &payload)
 }
@@ -90,7 +90,7 @@ struct Case {
     reads: bool,
 }
 
-fn handshake() -> Vec<u8> {
+pub fn handshake() -> Vec<u8> {
     let mut bytes = vec![0x42; 1 + 2 * 1536];
     bytes[0] = 3;
     bytes[1..9].fill(0);

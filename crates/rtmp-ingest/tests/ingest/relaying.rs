@@ -1,6 +1,7 @@
 //! A stream is sent on to another server, which may be away.
 
 use testkit::{Cable, eventually};
+use tokio::net::TcpListener;
 
 use crate::{
     encoder::Encoder,
@@ -40,6 +41,31 @@ async fn what_comes_goes_on_to_another_server_also_after_it_was_away() {
     encoder.sound(1_000).await;
     heard(&other, 2_000).await;
     encoder.leave().await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_refused_or_gone_is_not_sent_on() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("rtmp://{}/live/{{key}}", other.local_addr().unwrap());
+    let stage = Setup::new().await;
+    let stage = stage.set("RTMP_FORWARD_URL", &url).set("RTMP_TAKEOVER", "refuse").start().await;
+    let encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    let first = other.accept().await.unwrap();
+    let mut second = Encoder::connect(stage.address(), stage.session.as_str()).await;
+    while second.event().await.is_some() {}
+    // The other server hangs up; before it is asked again, the publisher goes.
+    drop(first);
+    let lost = async || stage.metric("rtmp_ingest_relay_reconnects_total").await >= 1.0;
+    eventually("the other server is lost", lost).await;
+    encoder.leave().await;
+    eventually("the relay ends", async || stage.metric("rtmp_ingest_relays").await < 1.0).await;
+    stage.end().await;
+    let another = tokio::select! {
+        biased;
+        another = other.accept() => another.is_ok(),
+        () = std::future::ready(()) => false,
+    };
+    assert!(!another, "one publisher was sent on, once");
 }
 
 #[tokio::test]

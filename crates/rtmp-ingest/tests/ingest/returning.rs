@@ -1,10 +1,18 @@
 //! Publishers that are lost and return, that leave, and that come when another is there.
 
+use std::time::Duration;
+
 use rtmp::ClientEvent;
 use testkit::eventually;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use crate::{
     encoder::Encoder,
+    hostile,
     stage::{Setup, Stage},
     worker::Mood,
 };
@@ -32,6 +40,40 @@ async fn a_publisher_that_returns_goes_on_with_its_stream() {
     encoder.leave().await;
     assert_eq!(stage.worker.heard().len(), 1, "one stream");
     assert!(stage.metric("rtmp_ingest_publishes_total{outcome=\"continued\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_its_publication_may_begin_another() {
+    let limit = Duration::from_millis(1_000);
+    let stage = Setup::new().await.set("RTMP_PUBLISH_MS", "1000").start().await;
+    let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+    let began = Instant::now();
+    let publish = hostile::publish(stage.session.as_str());
+    let mut said = Vec::new();
+    let mut told = async |bytes: &[u8], what: &str| {
+        stream.write_all(bytes).await.unwrap();
+        while !said.windows(what.len()).any(|part| part == what.as_bytes()) {
+            let read = timeout(Duration::from_secs(30), stream.read_buf(&mut said)).await;
+            assert!(read.unwrap().unwrap() > 0, "closed before {what}");
+        }
+        said.clear();
+    };
+    let opening = [hostile::handshake(), hostile::connect(), publish.clone()].concat();
+    told(&opening, "NetStream.Publish.Start").await;
+    eventually("its first deadline is long over", async || began.elapsed() > limit).await;
+    told(&hostile::command("closeStream", &[&[5]]), "NetStream.Unpublish.Success").await;
+    told(&publish, "NetStream.Publish.Start").await;
+    told(&hostile::command("closeStream", &[&[5]]), "NetStream.Unpublish.Success").await;
+    // What it says then puts nothing off: each answer is a reason for another word, until none comes.
+    let word = hostile::command("_checkbw", &[&[5]]);
+    let talk = async {
+        while stream.write_all(&word).await.is_ok()
+            && stream.read_buf(&mut said).await.is_ok_and(|count| count > 0)
+        {
+            said.clear();
+        }
+    };
+    timeout(Duration::from_secs(30), talk).await.expect("it is closed when it begins no other");
 }
 
 #[tokio::test]
