@@ -13,6 +13,7 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn a_draining_process_lives_but_is_not_ready() {
+    testkit::choose_tls();
     telemetry::Metrics::install();
     let life = Lifecycle::default();
     let readiness = Readiness::new(life.draining().clone());

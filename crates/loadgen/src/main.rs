@@ -221,6 +221,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    testkit::choose_tls();
     let are_good = |levels: Vec<Level>| levels.iter().all(Level::is_good);
     let outcome = match Arguments::parse().command {
         Command::Live(arguments) => live(&arguments).await.map(are_good),

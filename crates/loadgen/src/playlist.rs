@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(list.runs[0], seconds(LEAD_SAMPLES + 320)..seconds(LEAD_SAMPLES + 8_000));
         assert_eq!(list.item_at(0.1), None, "the silence at the start belongs to nobody");
         let first = list.items[0].span.clone();
-        let part = list.part(first.start..first.end + 0.1);
+        let part = list.part(first);
         assert_eq!((part.items.as_slice(), part.runs.as_slice()), (&list.items[..1], &list.runs[..1]));
     }
 

@@ -20,6 +20,7 @@ mod patience;
 mod recordings;
 mod redis_server;
 mod scratch_folder;
+mod tls;
 pub mod tokens;
 pub mod wer;
 
@@ -34,3 +35,4 @@ pub use patience::{Outcome, PATIENCE, eventually};
 pub use recordings::{Recording, recording, recordings};
 pub use redis_server::{RedisServer, redis_prefix, redis_settings, redis_url};
 pub use scratch_folder::ScratchFolder;
+pub use tls::choose_tls;

@@ -33,6 +33,7 @@ async fn stage() -> Stage {
 }
 
 async fn stage_with(extra: &[(&str, &str)]) -> Stage {
+    testkit::choose_tls();
     let database = Database::scratch().await;
     let cable = Cable::to(database.host()).await;
     let prefix = redis_prefix();

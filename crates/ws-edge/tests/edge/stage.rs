@@ -76,6 +76,7 @@ impl Setup {
     }
 
     pub async fn start(self) -> Stage {
+        testkit::choose_tls();
         let life = Lifecycle::default();
         let worker_life = Lifecycle::default();
         let (worker, address) = Worker::start(&worker_life, self.database.storage()).await;
