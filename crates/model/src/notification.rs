@@ -139,11 +139,11 @@ pub struct NewNotification {
 }
 
 impl NewNotification {
-    /// Holds it against the limits of its fields.
+    /// Holds it against the limits of its fields, but for its times: see [`NewNotification::check_times`].
     ///
     /// # Errors
     /// The first limit that it breaks.
-    pub fn check(&self, now: Timestamp) -> Result<(), Refusal> {
+    pub fn check(&self) -> Result<(), Refusal> {
         if self.title.trim().is_empty() {
             return Err(Refusal::TitleMissing);
         }
@@ -156,6 +156,19 @@ impl NewNotification {
         if self.metadata.as_ref().is_some_and(|metadata| metadata.as_str().len() > METADATA_BYTES_MAX) {
             return Err(Refusal::MetadataTooLarge);
         }
+        match &self.collapse_key {
+            Some(key) if key.is_empty() || key.len() > COLLAPSE_KEY_BYTES_MAX || key.contains('\0') => {
+                Err(Refusal::CollapseKeyInvalid)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds its times against the present moment. What was right when it came first may be wrong when it is repeated.
+    ///
+    /// # Errors
+    /// [`Refusal::DeliverAtInvalid`], [`Refusal::ExpiresAtInvalid`].
+    pub fn check_times(&self, now: Timestamp) -> Result<(), Refusal> {
         let delivered_at = self.deliver_at.map_or(now, |at| at.max(now));
         if delivered_at.0.saturating_sub(now.0) > DELIVER_AHEAD_MS_MAX {
             return Err(Refusal::DeliverAtInvalid);
@@ -163,12 +176,7 @@ impl NewNotification {
         if self.expires_at.is_some_and(|at| at <= delivered_at) {
             return Err(Refusal::ExpiresAtInvalid);
         }
-        match &self.collapse_key {
-            Some(key) if key.is_empty() || key.len() > COLLAPSE_KEY_BYTES_MAX || key.contains('\0') => {
-                Err(Refusal::CollapseKeyInvalid)
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -461,7 +469,7 @@ mod tests {
     #[test]
     fn limits_are_held() {
         type Edit = fn(&mut NewNotification);
-        assert_eq!(new().check(NOW), Ok(()));
+        assert_eq!(new().check().and(new().check_times(NOW)), Ok(()));
         let table: [(Edit, Refusal); 9] = [
             (|new| new.title = " ".to_owned(), Refusal::TitleMissing),
             (|new| new.title = "x".repeat(TITLE_BYTES_MAX + 1), Refusal::TitleTooLong),
@@ -485,7 +493,7 @@ mod tests {
         for (edit, refusal) in table {
             let mut changed = new();
             edit(&mut changed);
-            assert_eq!(changed.check(NOW), Err(refusal));
+            assert_eq!(changed.check().and(changed.check_times(NOW)), Err(refusal));
         }
     }
 

@@ -36,7 +36,7 @@ impl Inbox {
     pub(crate) async fn publish(&self, request: PublishRequest) -> Result<PublishResponse, CallError> {
         let now = self.clock.now();
         let digest = wire::without_key(&request);
-        let (publish, key) = Publish::from_wire(request, now)?;
+        let (publish, key) = Publish::from_wire(request)?;
         let request_hash = Sha256::digest(digest);
         let idempotency = key.as_deref().map(|key| Idempotency {
             key,
@@ -53,7 +53,14 @@ impl Inbox {
                     hook: self.hook,
                     at: now,
                 };
-                let publication = self.storage.publish_notifications(new, idempotency).await?;
+                let publication = match (notification.check_times(now), idempotency) {
+                    (Ok(()), _) => self.storage.publish_notifications(new, idempotency).await?,
+                    (Err(refusal), None) => return Err(refusal.into()),
+                    // Its times were right when it came first, if it did.
+                    (Err(refusal), Some(idempotency)) => {
+                        self.storage.repeated_publication(new, idempotency).await?.ok_or(refusal)?
+                    }
+                };
                 self.announce.ring();
                 self.outward.ring();
                 if notification.deliver_at.is_some() || notification.expires_at.is_some() {

@@ -2,7 +2,7 @@
 //! down in the transaction that stored the notification, and stays until it has arrived, so it arrives at least once;
 //! receivers deduplicate by the notification's id.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use event_bus::EventBus;
 use futures_util::{StreamExt, stream};
@@ -70,7 +70,7 @@ impl Outward {
     pub(crate) async fn run(self, drain: CancellationToken) {
         let mut failing = false;
         while !drain.is_cancelled() {
-            let pause = match self.work().await {
+            let pause = match self.work(&drain).await {
                 Ok(pause) => {
                     failing = false;
                     pause
@@ -91,12 +91,14 @@ impl Outward {
         }
     }
 
-    /// Tries everything that is due now; how long until there may be more.
-    async fn work(&self) -> Result<Duration, StorageError> {
+    /// Tries everything that is due now, and begins nothing more once told to drain; how long until there may be more.
+    async fn work(&self, drain: &CancellationToken) -> Result<Duration, StorageError> {
         let claimed = self.storage.claim_deliveries(self.clock.now(), CLAIM_DELIVERIES).await?;
         let count = claimed.len();
-        let mut attempts = stream::iter(claimed.into_iter().map(|delivery| self.attempt(delivery)))
+        let attempts = stream::iter(claimed.into_iter().map(|delivery| self.attempt(delivery)))
+            .take_until(drain.cancelled())
             .buffer_unordered(UNDER_WAY_MAX);
+        let mut attempts = pin!(attempts);
         while let Some(attempted) = attempts.next().await {
             attempted?;
         }

@@ -9,6 +9,7 @@ use lifecycle::Lifecycle;
 use model::{
     Change, Clock, FaultKind, JsonObject, NewNotification, Notification, NotificationId, NotificationType,
     Priority, Refusal, Sequence, Timestamp, Topic, UserId,
+    notification::{MESSAGE_BYTES_MAX, METADATA_BYTES_MAX, TITLE_BYTES_MAX},
 };
 use notification_hub::HubSettings;
 use rpc::{
@@ -208,6 +209,28 @@ async fn a_repeated_request_is_answered_alike_and_another_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn a_request_whose_time_has_passed_is_answered_as_before_under_its_key_alone() {
+    let stage = stage().await;
+    let now = stage.clock.now();
+    let timed =
+        |title| NewNotification { expires_at: Some(now.after(Duration::from_secs(60))), ..new(title) };
+    let publish = for_users(&["u1", "u2"], timed("soon gone"));
+    let first = stage.hub.publish(&publish, Some("k")).await.unwrap();
+    stage.clock.advance(Duration::from_secs(61));
+    let again = stage.hub.publish(&publish, Some("k")).await.unwrap();
+    assert_eq!((again.published, again.repeated), (first.published, true));
+    let other = for_users(&["u1"], timed("another"));
+    assert_eq!(refused(stage.hub.publish(&other, Some("k")).await), Refusal::IdempotencyConflict);
+    for key in [None, Some("new")] {
+        assert_eq!(refused(stage.hub.publish(&publish, key).await), Refusal::ExpiresAtInvalid);
+    }
+    // The key of a request that was refused is free.
+    assert!(!stage.hub.publish(&for_users(&["u1"], new("now")), Some("new")).await.unwrap().repeated);
+    stage.clock.advance(Duration::from_secs(24 * 3600));
+    assert_eq!(refused(stage.hub.publish(&publish, Some("k")).await), Refusal::ExpiresAtInvalid);
+}
+
+#[tokio::test]
 async fn what_breaks_a_limit_is_refused_with_its_code() {
     let stage = stage().await;
     type Edit = fn(&mut NewNotification);
@@ -249,6 +272,21 @@ async fn a_thousand_recipients_are_one_call() {
     let outcome = stage.hub.publish(&for_users(&users, new("news")), None).await.unwrap();
     assert!(outcome.published.iter().all(|(_, stored)| stored.is_some()));
     assert_eq!(stage.hub.unread(&user("u999")).await.unwrap().count, 1);
+
+    // The largest there is, whose answer is the largest that a hub gives.
+    let largest = NewNotification {
+        message: "m".repeat(MESSAGE_BYTES_MAX),
+        metadata: Some(
+            JsonObject::from_value(
+                &serde_json::json!({"a": "x".repeat(METADATA_BYTES_MAX - 8)}),
+                METADATA_BYTES_MAX,
+            )
+            .unwrap(),
+        ),
+        ..new(&"t".repeat(TITLE_BYTES_MAX))
+    };
+    let outcome = stage.hub.publish(&for_users(&users, largest), None).await.unwrap();
+    assert_eq!(outcome.published.iter().filter(|(_, stored)| stored.is_some()).count(), 1000);
 }
 
 #[tokio::test]

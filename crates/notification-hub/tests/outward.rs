@@ -23,7 +23,11 @@ use testkit::{Database, eventually, redis_settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::Semaphore,
 };
+
+/// Answers that a receiver gives, unless a test takes them away: more than any asks for.
+const ANSWERS: usize = 1_000;
 
 /// A request that the receiver got.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ struct Receiver {
     address: SocketAddr,
     got: Arc<Mutex<Vec<Got>>>,
     statuses: Arc<Mutex<VecDeque<u16>>>,
+    /// Answers that it may give.
+    answers: Arc<Semaphore>,
 }
 
 impl Receiver {
@@ -48,6 +54,7 @@ impl Receiver {
             address: listener.local_addr().unwrap(),
             got: Arc::default(),
             statuses: Arc::new(Mutex::new(statuses.iter().copied().collect())),
+            answers: Arc::new(Semaphore::new(ANSWERS)),
         };
         let serving = receiver.clone();
         life.spawn(async move {
@@ -66,6 +73,7 @@ impl Receiver {
                 };
                 let Some(request) = request else { continue };
                 serving.got.lock().unwrap().push(request);
+                serving.answers.acquire().await.unwrap().forget();
                 let status = serving.statuses.lock().unwrap().pop_front().unwrap_or(201);
                 let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
                 let _gone = socket.write_all(answer.as_bytes()).await;
@@ -95,6 +103,8 @@ fn whole(bytes: &[u8]) -> Option<Got> {
 
 struct Stage {
     life: Lifecycle,
+    /// The receiver's.
+    _outside: Lifecycle,
     hub: Hub,
     bus: EventBus,
     clock: Clock,
@@ -104,7 +114,8 @@ struct Stage {
 
 async fn stage(statuses: &[u16]) -> Stage {
     let life = Lifecycle::default();
-    let receiver = Receiver::start(&life, statuses).await;
+    let outside = Lifecycle::default();
+    let receiver = Receiver::start(&outside, statuses).await;
     let database = Database::scratch().await;
     let redis = redis_settings();
     let pairs = [
@@ -125,7 +136,7 @@ async fn stage(statuses: &[u16]) -> Stage {
     let address = format!("http://{}", running.address);
     let hub = Hub::new(&rpc::HubSettings { address, internal_token: None }).unwrap();
     let bus = EventBus::connect(&settings.bus).unwrap();
-    Stage { life, hub, bus, clock, receiver, _database: database }
+    Stage { life, _outside: outside, hub, bus, clock, receiver, _database: database }
 }
 
 fn user(id: &str) -> UserId {
@@ -134,6 +145,10 @@ fn user(id: &str) -> UserId {
 
 impl Stage {
     async fn tell(&self, id: &str) {
+        self.tell_all(vec![user(id)]).await;
+    }
+
+    async fn tell_all(&self, users: Vec<UserId>) {
         let notification = NewNotification {
             kind: "NEW_MESSAGE".parse().unwrap(),
             title: "Hello".to_owned(),
@@ -144,7 +159,7 @@ impl Stage {
             deliver_at: None,
             collapse_key: None,
         };
-        let publish = Publish::Users { users: vec![user(id)], notification };
+        let publish = Publish::Users { users, notification };
         self.hub.publish(&publish, None).await.unwrap();
     }
 
@@ -213,6 +228,19 @@ async fn who_has_a_connection_open_is_not_woken_and_gone_browsers_are_forgotten(
     let refused = stage.hub.register_push(&user("u1"), "http://10.0.0.1/x", "x", "x").await.unwrap_err();
     assert_eq!(refused, HubError::Refused(Refusal::SubscriptionInvalid));
     assert!(stage.hub.remove_push(&user("u1"), &stage.endpoint("/browser")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_is_under_way_and_begins_nothing_more() {
+    let stage = stage(&[]).await;
+    stage.receiver.answers.forget_permits(ANSWERS);
+    stage.tell_all((0..32).map(|number| user(&format!("u{number}"))).collect()).await;
+    stage.received("/hook", 1).await;
+    stage.life.drain();
+    stage.receiver.answers.add_permits(ANSWERS);
+    stage.life.end(Duration::from_secs(60)).await.unwrap();
+    // As many as are under way at a time.
+    assert!((1..=8).contains(&stage.receiver.got().len()), "{}", stage.receiver.got().len());
 }
 
 #[tokio::test]

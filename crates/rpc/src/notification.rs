@@ -39,8 +39,9 @@ use generated::{Priority as PriorityWire, change::Kind, event::Event as EventOne
 /// Metadata of a status: the stable code of a [`Refusal`].
 pub const CODE: &str = "x-code";
 
-/// Largest message of either direction of the hub, in bytes: a page of the largest notifications.
-pub const HUB_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest message of either direction of the hub, in bytes: the answer to a publication of the largest notification
+/// for as many users as one call may name. Were it less, the caller would be told of a failure after the commit.
+pub const HUB_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// What is published, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,11 +177,11 @@ fn unreadable(what: &'static str) -> Status {
 }
 
 impl Publish {
-    /// What a request asks for, within every limit.
+    /// What a request asks for, within every limit but those of its times (`NewNotification::check_times`).
     ///
     /// # Errors
     /// The first limit that it breaks.
-    pub fn from_wire(request: PublishRequest, now: Timestamp) -> Result<(Self, Option<String>), Refusal> {
+    pub fn from_wire(request: PublishRequest) -> Result<(Self, Option<String>), Refusal> {
         let key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
         if key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES_MAX || key.contains('\0')) {
             return Err(Refusal::IdempotencyKeyInvalid);
@@ -214,7 +215,7 @@ impl Publish {
             deliver_at: moment(request.deliver_at_ms),
             collapse_key: Some(request.collapse_key).filter(|key| !key.is_empty()),
         };
-        notification.check(now)?;
+        notification.check()?;
         Ok((Self::Users { users, notification }, key))
     }
 

@@ -142,6 +142,11 @@ const TAKE_KEY: Statement = Statement {
           RETURNING request_hash, answer",
 };
 
+const KNOWN_KEY: Statement = Statement {
+    name: "known_idempotency_key",
+    sql: "SELECT request_hash, answer FROM idempotency_keys WHERE key = $1 AND expires_at > $2",
+};
+
 const NO_KEY: Statement = Statement { name: "no_idempotency_key", sql: "SELECT WHERE false" };
 
 // In the order of their names, as everybody locks them.
@@ -283,6 +288,23 @@ impl Storage {
         }
     }
 
+    /// What came of a publication under this key before; `None` when the key is not known. Stores nothing.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn repeated_publication(
+        &self,
+        new: NewNotifications<'_>,
+        idempotency: Idempotency<'_>,
+    ) -> Result<Option<Publication<Vec<Notification>>>, StorageError> {
+        let known = self.query_opt(&KNOWN_KEY, &[&idempotency.key, &new.at.to_jiff()]).await?;
+        let Some(known) = known else { return Ok(None) };
+        match before(&known, idempotency)? {
+            Some(keyed) => answer(new, keyed).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Stores notifications now. With `scheduled` only those that still lie by, which then do so no more.
     pub(crate) async fn store(
         &self,
@@ -405,13 +427,18 @@ impl Storage {
         let (Some(row), Some(idempotency)) = (known.first(), idempotency) else {
             return Ok(Keyed::Now(rows));
         };
-        let answer: Option<Json<serde_json::Value>> = row.try_get(1)?;
-        Ok(match answer {
-            None => Keyed::Now(rows),
-            Some(_) if row.try_get::<_, &[u8]>(0)? != idempotency.request_hash => Keyed::Other,
-            Some(Json(answer)) => Keyed::Before(answer),
-        })
+        Ok(before(row, idempotency)?.unwrap_or(Keyed::Now(rows)))
     }
+}
+
+/// What came under a key before, from its row; `None` when that is not over.
+fn before(row: &Row, idempotency: Idempotency<'_>) -> Result<Option<Keyed>, StorageError> {
+    let answer: Option<Json<serde_json::Value>> = row.try_get(1)?;
+    Ok(match answer {
+        None => None,
+        Some(_) if row.try_get::<_, &[u8]>(0)? != idempotency.request_hash => Some(Keyed::Other),
+        Some(Json(answer)) => Some(Keyed::Before(answer)),
+    })
 }
 
 /// What came of a statement under an idempotency key.

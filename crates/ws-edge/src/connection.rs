@@ -397,9 +397,10 @@ impl Connection {
         self.replay = None;
         let mut texts = Vec::new();
         for segment in page.records {
-            self.told = segment.sequence;
             Update::caption(Caption::Final(segment)).encode(self.peer.shape, &mut texts);
         }
+        // Also back: whoever says that it has what was never there would hear nothing until there is as much.
+        self.told = page.through;
         if !page.is_last || self.overtaken {
             self.replay_from(self.told);
         }

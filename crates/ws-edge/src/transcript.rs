@@ -105,7 +105,11 @@ impl Story for Transcript {
         let (storage, session) = (edge.storage.clone(), session.clone());
         Box::pin(async move {
             let records = storage.finals_since(&session, after, PAGE).await?;
-            let through = records.last().map_or(after, |segment| segment.sequence);
+            let through = match records.last() {
+                Some(segment) => segment.sequence,
+                // Whoever asks may be ahead of the session.
+                None => storage.last_sequence(&Topic::Session(session)).await?.min(after),
+            };
             let is_last = records.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             Ok(Page { records, through, is_last, is_incomplete: false })
         })

@@ -92,7 +92,9 @@ pub(super) async fn one(
     user: UserId,
 ) -> Result<Option<Notification>, Refused> {
     let publish = Publish::Users { users: vec![user], notification: fields.notification()? };
-    let outcome = edge.hub.publish(&publish, key(head)?).await?;
+    // Keys have one space for all: a user who took one of a back end's would keep its notification from whom it is for.
+    let key = if is_service(edge, head) { key(head)? } else { None };
+    let outcome = edge.hub.publish(&publish, key).await?;
     Ok(outcome.published.into_iter().find_map(|(_, notification)| notification))
 }
 

@@ -278,7 +278,8 @@ impl Tab {
                 }
                 let counted = page.records.last().and_then(|happening| happening.unread);
                 texts.extend(counted.map(|unread| protocol::unread_count(&user, unread)));
-                followed.told = followed.told.max(page.through);
+                // Also back: whoever says that it has what was never there would hear nothing until there is as much.
+                followed.told = page.through;
                 followed.past = match &topic {
                     _ if !page.is_last || followed.overtaken => Past::After,
                     Topic::User(_) if counted.is_none() => Past::Count,

@@ -257,6 +257,16 @@ async fn a_follower_that_does_not_read_is_given_up_and_the_others_are_not_delaye
 }
 
 #[tokio::test]
+async fn a_follower_that_claims_to_have_what_was_never_there_hears_what_comes() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    voice.say(&stage, "text 1").await;
+    let mut ahead = stage.connect("bob", "&since=1000000").await;
+    tuned(&stage, &mut voice, &mut ahead).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn nothing_of_another_session_is_told() {
     let stage = Stage::start().await;
     let mut voice = stage.voice().await;
