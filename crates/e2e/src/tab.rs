@@ -72,6 +72,11 @@ impl User {
         self.ask_with(method, path, &self.token(), &[], body).await
     }
 
+    /// The same, with an idempotency key.
+    pub async fn ask_under_key(&self, method: Method, path: &str, key: &str, body: Value) -> (u16, Value) {
+        self.ask_with(method, path, &self.token(), &[("idempotency-key", key)], body).await
+    }
+
     /// A trusted back end publishes with this idempotency key.
     pub async fn publish(&self, key: &str, mut fields: Value) -> (u16, Value) {
         if let Some(fields) = fields.as_object_mut() {

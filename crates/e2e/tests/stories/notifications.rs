@@ -94,6 +94,11 @@ async fn rest_answers_as_system_c_and_says_what_is_wrong() {
     let (status, conflict) = user.publish("1", json!({"title": "another"})).await;
     assert_eq!((status, &conflict["code"]), (409, &json!("idempotency_conflict")));
 
+    // The keys are those of back ends: a user who guesses one takes nothing from anybody.
+    let own = json!({"userId": other.id, "type": "LIKE_POST", "title": "mine", "message": "m"});
+    let (status, answer) = other.ask_under_key(Method::POST, MINE, "6", own).await;
+    assert_eq!((status, &answer["success"]), (200, &json!(true)), "{answer}");
+
     // Page by page, and nobody reads another's.
     let mut titles = Vec::new();
     let mut path = format!("{MINE}?limit=2");
@@ -175,6 +180,14 @@ async fn who_was_away_goes_on_where_it_was() {
     let expected: Vec<String> = (2..=260).map(|index| index.to_string()).collect();
     assert_eq!(tab.titles_to("260").await, expected);
     tab.counts(260).await;
+
+    // One that claims to have what was never there is told so, and hears what comes.
+    let mut ahead = user.tab(Some(1_000_000)).await;
+    ahead.newest = 0;
+    assert_eq!(ahead.expect("resync").await["data"]["channelKey"], format!("notifications_{}", user.id));
+    ahead.counts(260).await;
+    user.publish_surely("261").await;
+    assert_eq!(ahead.titles_to("261").await, ["261"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Sound of every codec and program arrives whole, in its place.
 
+use model::Clock;
 use rtmp::ClientEvent;
 use testkit::{ScratchFolder, eventually, recording};
 use tokio::process::Command;
@@ -28,6 +29,21 @@ async fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).kill_on_drop(true).output().await;
     let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_stream_begins_when_its_sound_does() {
+    let stage = Stage::start().await;
+    let mut encoder = Encoder::publish(stage.address(), stage.session.as_str()).await;
+    let published = Clock::system().now();
+    // A configuration is no sound yet.
+    encoder.tag(&[0xaf, 0, 0x12, 0x10]).await;
+    let later = published.after(std::time::Duration::from_millis(300));
+    eventually("it is silent for a while", async || Clock::system().now() > later).await;
+    encoder.sound(500).await;
+    eventually("it is heard", async || !stage.worker.heard().is_empty()).await;
+    let started_at = stage.worker.ears(|ears| ears.sources[0].started_at);
+    assert!(started_at >= later, "{started_at:?} is sooner than {later:?}");
 }
 
 #[tokio::test]
