@@ -26,9 +26,9 @@ use crate::{
     told::Told,
 };
 
-/// Time between the first words of two streams. Long enough that their utterances lie apart, and no multiple of any
-/// interval of the server.
-const STAGGER: Duration = Duration::from_millis(370);
+/// Time between the first words of two streams. Long enough that their utterances lie apart and that a worker of two
+/// engines takes one after the other, and no multiple of any interval of the server.
+const STAGGER: Duration = Duration::from_millis(830);
 
 /// How long a client that comes back waits for the server.
 const PATIENCE: Duration = Duration::from_secs(40);
