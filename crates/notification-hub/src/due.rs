@@ -17,7 +17,7 @@ const EXPIRED_TOTAL: &str = "hub_expired_total";
 /// Longest wait without a look: another hub may have stored something that is due before what we know of.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Wait after a failure of Postgres.
+/// Wait after a failure of Postgres, in every kind of round.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Rows that one statement deletes of what was cleared.
@@ -55,6 +55,39 @@ impl Alarm {
     pub(crate) async fn heard(&self) {
         self.0.notified().await;
     }
+
+    /// Does `work` again and again until told to drain: after the pause that it asks for, or as soon as the alarm is
+    /// heard. After a failure it is only the pause; the first of several is logged as `trouble`.
+    pub(crate) async fn rounds<W>(
+        &self,
+        drain: &CancellationToken,
+        trouble: &'static str,
+        work: impl Fn() -> W,
+    ) where
+        W: Future<Output = Result<Duration, StorageError>>,
+    {
+        let mut failing = false;
+        while !drain.is_cancelled() {
+            let pause = match work().await {
+                Ok(pause) => {
+                    failing = false;
+                    pause
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "{trouble}");
+                    }
+                    failing = true;
+                    BACK_OFF
+                }
+            };
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = self.heard(), if !failing => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
 }
 
 impl Due {
@@ -68,27 +101,7 @@ impl Due {
 
     /// Works until told to drain.
     pub(crate) async fn run(self, drain: CancellationToken) {
-        let mut failing = false;
-        while !drain.is_cancelled() {
-            let pause = match self.work(&drain).await {
-                Ok(pause) => {
-                    failing = false;
-                    pause
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "what is due waits");
-                    }
-                    failing = true;
-                    BACK_OFF
-                }
-            };
-            tokio::select! {
-                () = drain.cancelled() => {}
-                () = self.alarm.heard(), if !failing => {}
-                () = sleep(pause) => {}
-            }
-        }
+        self.alarm.rounds(&drain, "what is due waits", || self.work(&drain)).await;
     }
 
     /// Does everything that is due now; how long until there may be more.

@@ -8,7 +8,6 @@ use event_bus::EventBus;
 use futures_util::{StreamExt, stream};
 use model::{Clock, Notification};
 use storage::{Delivery, Storage, StorageError, Way};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -68,27 +67,7 @@ enum Outcome {
 impl Outward {
     /// Works until told to drain. What is under way then is finished; what is not done is done by the next hub.
     pub(crate) async fn run(self, drain: CancellationToken) {
-        let mut failing = false;
-        while !drain.is_cancelled() {
-            let pause = match self.work(&drain).await {
-                Ok(pause) => {
-                    failing = false;
-                    pause
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "ways out of the house wait");
-                    }
-                    failing = true;
-                    POLL_INTERVAL
-                }
-            };
-            tokio::select! {
-                () = drain.cancelled() => {}
-                () = self.alarm.heard(), if !failing => {}
-                () = sleep(pause) => {}
-            }
-        }
+        self.alarm.rounds(&drain, "ways out of the house wait", || self.work(&drain)).await;
     }
 
     /// Tries everything that is due now, and begins nothing more once told to drain; how long until there may be more.
