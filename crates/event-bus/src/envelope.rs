@@ -5,9 +5,9 @@
 //! meaning is a new `kind`: readers skip both, counted, since processes of two releases run while one is rolled out.
 
 use model::{
-    AppEvent, Caption, Change, Final, Identity, JsonObject, Message, Notification, NotificationChange,
-    Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic,
-    Unread, UserId, UtteranceId, Word,
+    AppEvent, Caption, Change, EngineName, Fallback, Final, Identity, JsonObject, Message, Notification,
+    NotificationChange, Outside, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
+    StreamStatus, Timestamp, Topic, TranscriptionError, Unread, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,13 +21,23 @@ const PARTIAL: &str = "partial";
 const FINAL: &str = "final";
 const STATUS: &str = "status";
 const SESSION_ENDED: &str = "session_ended";
+const TRANSCRIPTION_ERROR: &str = "transcription_error";
 const NOTIFICATION: &str = "notification";
 const NOTIFICATION_CHANGED: &str = "notification_changed";
 const MESSAGE: &str = "message";
 const APP: &str = "app";
 
-pub(crate) const KINDS: [&str; 8] =
-    [PARTIAL, FINAL, STATUS, SESSION_ENDED, NOTIFICATION, NOTIFICATION_CHANGED, MESSAGE, APP];
+pub(crate) const KINDS: [&str; 9] = [
+    PARTIAL,
+    FINAL,
+    STATUS,
+    SESSION_ENDED,
+    TRANSCRIPTION_ERROR,
+    NOTIFICATION,
+    NOTIFICATION_CHANGED,
+    MESSAGE,
+    APP,
+];
 
 /// Why a message was skipped; its label in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +111,19 @@ struct CaptionPayload {
     /// Finals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     words: Vec<WordPayload>,
+    /// Of a back end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outside: Option<OutsidePayload>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OutsidePayload {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<UserId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    said_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<JsonObject>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,6 +139,25 @@ struct StatusPayload {
     stream: StreamId,
     /// Label of a [`StreamState`].
     state: String,
+    /// Label of an [`EngineName`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback: Option<FallbackPayload>,
+    at: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FallbackPayload {
+    /// Label of an [`EngineName`].
+    from: String,
+    reason: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TranscriptionErrorPayload {
+    reason: String,
+    message: String,
     at: Timestamp,
 }
 
@@ -150,6 +192,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Caption(Caption::Final(_)) => FINAL,
         Event::Status(_) => STATUS,
         Event::SessionEnded => SESSION_ENDED,
+        Event::TranscriptionError(_) => TRANSCRIPTION_ERROR,
         Event::Notification { .. } => NOTIFICATION,
         Event::NotificationChanged(_) => NOTIFICATION_CHANGED,
         Event::Message(_) => MESSAGE,
@@ -166,19 +209,13 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u
         Event::Caption(Caption::Final(segment)) => {
             seal(origin, topic, Some(segment.sequence), kind, final_payload(segment))
         }
-        Event::Status(status) => seal(
-            origin,
-            topic,
-            None,
-            kind,
-            StatusPayload {
-                session: status.session.clone(),
-                stream: status.stream,
-                state: status.state.label().to_owned(),
-                at: status.at,
-            },
-        ),
+        Event::Status(status) => seal(origin, topic, None, kind, status_payload(status)),
         Event::SessionEnded => seal(origin, topic, None, kind, SessionEndedPayload {}),
+        Event::TranscriptionError(TranscriptionError { reason, message, at }) => {
+            let payload =
+                TranscriptionErrorPayload { reason: reason.clone(), message: message.clone(), at: *at };
+            seal(origin, topic, None, kind, payload)
+        }
         Event::Notification { notification, unread } => {
             let payload = NotificationPayload { notification: notification.clone(), unread: unread.count };
             seal(origin, topic, Some(notification.sequence), kind, payload)
@@ -226,12 +263,12 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
         FINAL => {
             Event::Caption(Caption::Final(segment(read(payload)?, sequence.ok_or(Unreadable::Malformed)?)))
         }
-        STATUS => {
-            let StatusPayload { session, stream, state, at } = read(payload)?;
-            let state = StreamState::from_label(&state).ok_or(Unreadable::Kind)?;
-            Event::Status(StreamStatus { session, stream, state, at })
-        }
+        STATUS => Event::Status(status(read(payload)?).ok_or(Unreadable::Kind)?),
         SESSION_ENDED => Event::SessionEnded,
+        TRANSCRIPTION_ERROR => {
+            let TranscriptionErrorPayload { reason, message, at } = read(payload)?;
+            Event::TranscriptionError(TranscriptionError { reason, message, at })
+        }
         NOTIFICATION => {
             let version = sequence.ok_or(Unreadable::Malformed)?;
             let NotificationPayload { notification, unread: count } = read(payload)?;
@@ -263,10 +300,52 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
     Ok((topic, event))
 }
 
+fn status_payload(status: &StreamStatus) -> StatusPayload {
+    let fallback = status.fallback.as_ref();
+    StatusPayload {
+        session: status.session.clone(),
+        stream: status.stream,
+        state: status.state.label().to_owned(),
+        engine: status.engine.map(|engine| engine.label().to_owned()),
+        fallback: fallback.map(|fallback| FallbackPayload {
+            from: fallback.from.label().to_owned(),
+            reason: fallback.reason.clone(),
+        }),
+        at: status.at,
+    }
+}
+
+/// `None` when it is in a state that this release does not know; an engine that it does not know is none.
+fn status(payload: StatusPayload) -> Option<StreamStatus> {
+    let fallback = payload.fallback.and_then(|fallback| {
+        Some(Fallback { from: EngineName::from_label(&fallback.from)?, reason: fallback.reason })
+    });
+    Some(StreamStatus {
+        session: payload.session,
+        stream: payload.stream,
+        state: StreamState::from_label(&payload.state)?,
+        engine: payload.engine.as_deref().and_then(EngineName::from_label),
+        fallback,
+        at: payload.at,
+    })
+}
+
+fn outside_payload(outside: Option<&Outside>) -> Option<OutsidePayload> {
+    outside.map(|outside| OutsidePayload {
+        user: outside.user.clone(),
+        said_at: outside.said_at,
+        message: outside.message.clone(),
+    })
+}
+
+fn outside(payload: Option<OutsidePayload>) -> Option<Outside> {
+    payload.map(|OutsidePayload { user, said_at, message }| Outside { user, said_at, message })
+}
+
 fn partial_payload(partial: &Partial) -> CaptionPayload {
     CaptionPayload {
         session: partial.session.clone(),
-        utterance: partial.utterance,
+        utterance: partial.utterance.clone(),
         identity: partial.speaker.identity.clone(),
         name: partial.speaker.name.clone(),
         text: partial.text.clone(),
@@ -277,6 +356,7 @@ fn partial_payload(partial: &Partial) -> CaptionPayload {
         stable: partial.stable,
         revision: 0,
         words: Vec::new(),
+        outside: outside_payload(partial.outside.as_ref()),
     }
 }
 
@@ -291,6 +371,7 @@ fn partial(payload: CaptionPayload) -> Partial {
         start: payload.start,
         end: payload.end,
         at: payload.at,
+        outside: outside(payload.outside),
     }
 }
 
@@ -298,7 +379,7 @@ fn final_payload(segment: &Final) -> CaptionPayload {
     let word = |word: &Word| WordPayload { text: word.text.clone(), start: word.start, end: word.end };
     CaptionPayload {
         session: segment.session.clone(),
-        utterance: segment.utterance,
+        utterance: segment.utterance.clone(),
         identity: segment.speaker.identity.clone(),
         name: segment.speaker.name.clone(),
         text: segment.text.clone(),
@@ -309,6 +390,7 @@ fn final_payload(segment: &Final) -> CaptionPayload {
         stable: 0,
         revision: segment.revision,
         words: segment.words.iter().map(word).collect(),
+        outside: outside_payload(segment.outside.as_ref()),
     }
 }
 
@@ -326,6 +408,7 @@ fn segment(payload: CaptionPayload, sequence: Sequence) -> Final {
         end: payload.end,
         words: payload.words.into_iter().map(word).collect(),
         at: payload.at,
+        outside: outside(payload.outside),
     }
 }
 
@@ -340,11 +423,11 @@ mod tests {
     fn events() -> Vec<Event> {
         let session: SessionSlug = "demo".parse().unwrap();
         let stream = StreamId(Uuid::from_u128(3));
-        let utterance = UtteranceId { stream, number: 4 };
+        let utterance = UtteranceId::Heard { stream, number: 4 };
         let speaker = Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".to_owned()) };
         let partial = Partial {
             session: session.clone(),
-            utterance,
+            utterance: utterance.clone(),
             speaker: speaker.clone(),
             text: "приве".to_owned(),
             stable: 3,
@@ -352,6 +435,7 @@ mod tests {
             start: Samples(10),
             end: Samples(20),
             at: Timestamp(5),
+            outside: None,
         };
         let segment = Final {
             session: session.clone(),
@@ -365,8 +449,20 @@ mod tests {
             end: Samples(30),
             words: vec![Word { text: "مرحبا".to_owned(), start: Samples(10), end: Samples(12) }],
             at: Timestamp(6),
+            outside: Some(Outside {
+                user: Some("u1".parse().unwrap()),
+                said_at: Some(Timestamp(2)),
+                message: Some(JsonObject::parse(r#"{"type":"transcript"}"#, 100).unwrap()),
+            }),
         };
-        let status = StreamStatus { session, stream, state: StreamState::Ready, at: Timestamp(1) };
+        let status = StreamStatus {
+            session,
+            stream,
+            state: StreamState::Ready,
+            engine: Some(EngineName::Moonshine),
+            fallback: Some(Fallback { from: EngineName::Gladia, reason: "quota".to_owned() }),
+            at: Timestamp(1),
+        };
         let user: UserId = "u1".parse().unwrap();
         let ids = vec![model::NotificationId(Uuid::from_u128(6))];
         let metadata = JsonObject::parse(r#"{"postId":"7"}"#, 100).unwrap();
@@ -419,6 +515,11 @@ mod tests {
             Event::Caption(Caption::Final(segment)),
             Event::Status(status),
             Event::SessionEnded,
+            Event::TranscriptionError(TranscriptionError {
+                reason: "livekit_unauthorized".to_owned(),
+                message: "check the key".to_owned(),
+                at: Timestamp(3),
+            }),
         ]);
         events
     }

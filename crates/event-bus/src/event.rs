@@ -1,4 +1,6 @@
-use model::{AppEvent, Caption, Message, Notification, NotificationChange, StreamStatus, Unread};
+use model::{
+    AppEvent, Caption, Message, Notification, NotificationChange, StreamStatus, TranscriptionError, Unread,
+};
 
 /// What followers of a topic are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +11,8 @@ pub enum Event {
     Status(StreamStatus),
     /// The session has ended; the topic says which.
     SessionEnded,
+    /// The session is not transcribed although somebody asked for it; the topic says which.
+    TranscriptionError(TranscriptionError),
     /// Something new is in an inbox.
     Notification {
         /// What it is.

@@ -52,7 +52,11 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Option<(Stri
         // Somebody else's, which they have heard.
         Event::App(AppEvent { sequence: None, .. }) => return None,
         Event::App(AppEvent { payload, .. }) => vec![payload.to_value()],
-        Event::Caption(_) | Event::Status(_) | Event::SessionEnded | Event::Message(_) => return None,
+        Event::Caption(_)
+        | Event::Status(_)
+        | Event::SessionEnded
+        | Event::TranscriptionError(_)
+        | Event::Message(_) => return None,
     };
     let events = events.into_iter().map(|mut event| {
         if let Some(fields) = event.as_object_mut() {

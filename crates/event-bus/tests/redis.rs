@@ -32,6 +32,8 @@ fn status(number: i64) -> Event {
         session: "demo".parse().unwrap(),
         stream,
         state: StreamState::Ready,
+        engine: None,
+        fallback: None,
         at: Timestamp(number),
     })
 }
@@ -196,7 +198,7 @@ async fn recv_and_subscribe_may_be_dropped_half_way() {
     subscriber.subscribe(&topic("demo")).await;
     let partial = Partial {
         session: "demo".parse().unwrap(),
-        utterance: UtteranceId { stream: StreamId(uuid::Uuid::nil()), number: 1 },
+        utterance: UtteranceId::Heard { stream: StreamId(uuid::Uuid::nil()), number: 1 },
         speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
         text: "hello".to_owned(),
         stable: 2,
@@ -204,6 +206,7 @@ async fn recv_and_subscribe_may_be_dropped_half_way() {
         start: Samples(0),
         end: Samples(10),
         at: Timestamp(0),
+        outside: None,
     };
     let said = Event::Caption(Caption::Partial(partial));
     bus.publish(&topic("demo"), &said).await.unwrap();

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{Identity, Samples, Sequence, SessionSlug, StreamId, Timestamp, UtteranceId};
+use crate::{Identity, JsonObject, Samples, Sequence, SessionSlug, StreamId, Timestamp, UserId, UtteranceId};
 
 /// Who an utterance belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,28 @@ pub struct Word {
     pub end: Samples,
 }
 
+impl Speaker {
+    /// The identity of a whole room, where nobody knows who of it speaks.
+    pub const ROOM: &str = "room";
+}
+
+/// What a caption has beside its text when a back end handed it in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// The user that the back end named.
+    pub user: Option<UserId>,
+    /// When it was said, as the back end has it.
+    pub said_at: Option<Timestamp>,
+    /// The message as the back end wrote it, when clients are to be sent just that.
+    pub message: Option<JsonObject>,
+}
+
 /// The text of an open utterance so far. Never stored; may be dropped; replaces the one before it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Partial {
     /// The session it belongs to.
     pub session: SessionSlug,
-    /// The utterance; `utterance.stream` is the stream.
+    /// The utterance.
     pub utterance: UtteranceId,
     /// Who speaks.
     pub speaker: Speaker,
@@ -43,6 +59,8 @@ pub struct Partial {
     pub end: Samples,
     /// When the worker made it.
     pub at: Timestamp,
+    /// Of a back end; then it has no place in a stream.
+    pub outside: Option<Outside>,
 }
 
 /// The stored text of an utterance. A later revision has the same utterance and a new sequence.
@@ -52,7 +70,7 @@ pub struct Final {
     pub session: SessionSlug,
     /// Position in the session's topic, taken in the transaction that stored it.
     pub sequence: Sequence,
-    /// The utterance; `utterance.stream` is the stream.
+    /// The utterance.
     pub utterance: UtteranceId,
     /// 0 for our own transcription, then one more for each correction from outside.
     pub revision: u32,
@@ -70,6 +88,15 @@ pub struct Final {
     pub words: Vec<Word>,
     /// When it was stored.
     pub at: Timestamp,
+    /// Of a back end; then it has no place in a stream.
+    pub outside: Option<Outside>,
+}
+
+impl Final {
+    /// The message that clients are to be sent instead of ours, as a back end wrote it.
+    pub fn verbatim(&self) -> Option<&JsonObject> {
+        self.outside.as_ref()?.message.as_ref()
+    }
 }
 
 /// What followers of a session read.
@@ -82,11 +109,11 @@ pub enum Caption {
 }
 
 impl Caption {
-    /// The stream that it was heard in.
-    pub fn stream(&self) -> StreamId {
+    /// The stream that it was heard in; none for one from outside.
+    pub fn stream(&self) -> Option<StreamId> {
         match self {
-            Self::Partial(partial) => partial.utterance.stream,
-            Self::Final(segment) => segment.utterance.stream,
+            Self::Partial(partial) => partial.utterance.stream(),
+            Self::Final(segment) => segment.utterance.stream(),
         }
     }
 }

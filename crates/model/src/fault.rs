@@ -25,6 +25,8 @@ pub enum FaultKind {
     Conflict,
     /// Full, or asked too often; the same request may succeed later.
     Overloaded,
+    /// As much as this user or session may use at a time; the same request helps only once something else has ended.
+    LimitReached,
     /// Something we depend on (Postgres, Redis, a worker, a provider) does not answer.
     Dependency,
     /// A mistake of ours.
@@ -33,7 +35,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, for metrics that start at zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Caller,
         Self::BadData,
         Self::TooLarge,
@@ -43,6 +45,7 @@ impl FaultKind {
         Self::NotFound,
         Self::Conflict,
         Self::Overloaded,
+        Self::LimitReached,
         Self::Dependency,
         Self::Defect,
     ];
@@ -56,7 +59,7 @@ impl FaultKind {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,
-            Self::Overloaded => 429,
+            Self::Overloaded | Self::LimitReached => 429,
             Self::Dependency => 503,
             Self::Defect => 500,
         }
@@ -71,6 +74,7 @@ impl FaultKind {
             Self::NotFound => 5,
             Self::Conflict => 6,
             Self::Overloaded => 8,
+            Self::LimitReached => 9,
             Self::Dependency => 14,
             Self::Defect => 13,
         }
@@ -79,7 +83,8 @@ impl FaultKind {
     /// The kind that a peer meant by a gRPC status code number.
     pub const fn from_grpc_code(code: i32) -> Self {
         match code {
-            3 | 9 | 11 => Self::Caller,
+            3 | 11 => Self::Caller,
+            9 => Self::LimitReached,
             16 => Self::Unauthenticated,
             7 => Self::Forbidden,
             5 => Self::NotFound,
@@ -93,7 +98,12 @@ impl FaultKind {
     /// WebSocket close code (RFC 6455 section 7.4; 4000 to 4999 are ours).
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::Caller | Self::Unauthenticated | Self::Forbidden | Self::NotFound | Self::Conflict => 1008,
+            Self::Caller
+            | Self::Unauthenticated
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::Conflict
+            | Self::LimitReached => 1008,
             Self::BadData => 1007,
             Self::TooLarge => 1009,
             Self::Expired => 4003,
@@ -114,6 +124,7 @@ impl FaultKind {
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
             Self::Overloaded => "overloaded",
+            Self::LimitReached => "limit_reached",
             Self::Dependency => "dependency",
             Self::Defect => "defect",
         }

@@ -186,32 +186,58 @@ uuid_id!(
     MessageId
 );
 
-/// One utterance of a stream: `STREAM-NUMBER`, numbers rising from 1. Stays the same for its partials, its
-/// final and later revisions, also when another worker takes the stream over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+text_id!(
+    /// What a back end that transcribes by itself calls an utterance. Unique in its session.
+    OutsideId,
+    "utteranceId",
+    IDENTITY_BYTES_MAX
+);
+
+/// One utterance of a session. Stays the same for its partials, its final and later revisions, also when another
+/// worker takes the stream over. As text it is `STREAM-NUMBER` or, from outside, any other text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct UtteranceId {
-    /// The stream that the utterance was spoken in.
-    pub stream: StreamId,
-    /// Its position in the stream, from 1.
-    pub number: u32,
+pub enum UtteranceId {
+    /// An utterance that was heard in a stream.
+    Heard {
+        /// The stream that it was spoken in.
+        stream: StreamId,
+        /// Its position in the stream, from 1.
+        number: u32,
+    },
+    /// One whose text a back end handed in.
+    Outside(OutsideId),
+}
+
+impl UtteranceId {
+    /// The stream that it was heard in; none for one from outside.
+    pub fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Heard { stream, .. } => Some(*stream),
+            Self::Outside(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for UtteranceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.stream, self.number)
+        match self {
+            Self::Heard { stream, number } => write!(f, "{stream}-{number}"),
+            Self::Outside(id) => id.fmt(f),
+        }
     }
 }
 
 impl FromStr for UtteranceId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = InvalidId { what: "utteranceId", bytes_max: 47 };
-        let (stream, number) = text.rsplit_once('-').ok_or_else(|| invalid.clone())?;
-        match (stream.parse(), number.parse()) {
-            (Ok(stream), Ok(number)) => Ok(Self { stream, number }),
-            _ => Err(invalid),
-        }
+        let outside = text.parse::<OutsideId>()?;
+        let heard = outside.as_str().rsplit_once('-').and_then(|(stream, number)| {
+            let heard = Self::Heard { stream: stream.parse().ok()?, number: number.parse().ok()? };
+            // Any other way of writing the same numbers is another text, and so another id.
+            (heard.to_string() == outside.as_str()).then_some(heard)
+        });
+        Ok(heard.unwrap_or(Self::Outside(outside)))
     }
 }
 
@@ -243,9 +269,13 @@ mod tests {
 
     #[test]
     fn utterance_ids_survive_text() {
-        let id = UtteranceId { stream: StreamId(Uuid::from_u128(7)), number: 12 };
-        assert_eq!(id.to_string().parse::<UtteranceId>().unwrap(), id);
-        assert!("12".parse::<UtteranceId>().is_err());
-        assert!("x-12".parse::<UtteranceId>().is_err());
+        let heard = UtteranceId::Heard { stream: StreamId(Uuid::from_u128(7)), number: 12 };
+        assert_eq!(heard.to_string().parse::<UtteranceId>().unwrap(), heard);
+        for text in ["12", "gladia-12", "00000000-0000-0000-0000-000000000007-012"] {
+            let id: UtteranceId = text.parse().unwrap();
+            assert!(matches!(id, UtteranceId::Outside(_)), "{text}");
+            assert_eq!(id.to_string(), text);
+        }
+        assert!("".parse::<UtteranceId>().is_err());
     }
 }

@@ -13,11 +13,11 @@ mod pcm;
 mod stream;
 mod topic;
 
-pub use caption::{Caption, Final, Partial, Speaker, Word};
+pub use caption::{Caption, Final, Outside, Partial, Speaker, Word};
 pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{
-    IDENTITY_BYTES_MAX, Identity, InvalidId, MessageId, NotificationId, NotificationType, RoomId,
+    IDENTITY_BYTES_MAX, Identity, InvalidId, MessageId, NotificationId, NotificationType, OutsideId, RoomId,
     SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, SubjectId, TYPE_BYTES_MAX, UserId, UtteranceId,
 };
 pub use json::{InvalidJson, JsonObject};
@@ -25,5 +25,5 @@ pub use notification::{
     AppEvent, Change, Message, NewNotification, Notification, NotificationChange, Priority, Refusal, Unread,
 };
 pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
-pub use stream::{StreamState, StreamStatus};
+pub use stream::{EngineName, Fallback, StreamState, StreamStatus, TranscriptionError};
 pub use topic::{InvalidTopic, Sequence, Topic};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use event_bus::{BusSettings, Event, EventBus, Received, Subscriber};
-use model::{Caption, Samples, SessionSlug, Speaker, StreamId, Timestamp, Topic, UtteranceId};
+use model::{Caption, Samples, SessionSlug, Speaker, StreamId, Timestamp, Topic};
 use outbox::{Bell, Relay};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage, StorageSettings};
 use testkit::{
@@ -25,7 +25,15 @@ fn speaker() -> Speaker {
 }
 
 async fn open(storage: &Storage) -> OpenStream {
-    let stream = NewStream { id: STREAM, session: session(), speaker: speaker(), started_at: NOW, now: NOW };
+    let stream = NewStream {
+        id: STREAM,
+        session: session(),
+        speaker: speaker(),
+        started_at: NOW,
+        user: None,
+        limits: storage::StreamLimits::default(),
+        now: NOW,
+    };
     storage.open_stream(&stream).await.unwrap()
 }
 
@@ -34,7 +42,8 @@ fn segment(open: &OpenStream, number: u32) -> NewFinal {
         session_id: open.session_id,
         session: session(),
         epoch: open.epoch,
-        utterance: UtteranceId { stream: STREAM, number },
+        stream: STREAM,
+        number,
         speaker: speaker(),
         text: format!("utterance {number}"),
         language: None,
@@ -126,11 +135,19 @@ async fn two_relays_and_eight_writers_lose_nothing() {
         let (storage, bell) = (storage.clone(), relays[writer as usize % 2].bell.clone());
         writers.spawn(async move {
             let id = StreamId(uuid::Uuid::from_u128(100 + writer));
-            let stream = NewStream { id, session: session(), speaker: speaker(), started_at: NOW, now: NOW };
+            let stream = NewStream {
+                id,
+                session: session(),
+                speaker: speaker(),
+                started_at: NOW,
+                user: None,
+                limits: storage::StreamLimits::default(),
+                now: NOW,
+            };
             let open = storage.open_stream(&stream).await.unwrap();
             for number in 1..=25 {
                 let mut segment = segment(&open, number);
-                segment.utterance.stream = id;
+                segment.stream = id;
                 storage.record_final(&segment).await.unwrap();
                 bell.ring();
             }

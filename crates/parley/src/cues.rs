@@ -214,7 +214,7 @@ pub mod tests {
         Final {
             session: "demo".parse().unwrap(),
             sequence: Sequence(1),
-            utterance: UtteranceId { stream: StreamId(Uuid::from_u128(stream)), number: 1 },
+            utterance: UtteranceId::Heard { stream: StreamId(Uuid::from_u128(stream)), number: 1 },
             revision: 0,
             speaker: Speaker { identity: who.parse().unwrap(), name: None },
             text: text.to_owned(),
@@ -223,6 +223,7 @@ pub mod tests {
             end: Samples::from_millis(at),
             words,
             at: Timestamp(1_700_000_000_000 + i64::try_from(at).unwrap() + 400),
+            outside: None,
         }
     }
 

@@ -67,7 +67,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let stored = pin!(storage.transcript(&args.session));
         stored
             .try_filter(|segment| {
-                std::future::ready(args.stream.is_none_or(|stream| segment.utterance.stream == stream))
+                std::future::ready(
+                    args.stream.is_none_or(|stream| segment.utterance.stream() == Some(stream)),
+                )
             })
             .try_collect()
             .await?
@@ -99,7 +101,7 @@ fn subtitles(finals: &[Final]) -> Vec<Cue> {
     let offsets = offsets(finals);
     let cues = finals.iter().flat_map(|segment| {
         let prefix = if speakers.len() > 1 { format!("{}: ", who(segment)) } else { String::new() };
-        let offset = offsets.get(&segment.utterance.stream).copied().unwrap_or_default();
+        let offset = offsets.get(&segment.utterance.stream()).copied().unwrap_or_default();
         cues::cut(segment, &prefix, offset)
     });
     let mut cues: Vec<Cue> = cues.collect();
@@ -110,10 +112,10 @@ fn subtitles(finals: &[Final]) -> Vec<Cue> {
 
 /// When each stream began, counted from the first of them. A stream's beginning is taken from its first final:
 /// that was stored soon after its end was heard.
-fn offsets(finals: &[Final]) -> HashMap<StreamId, Samples> {
-    let mut firsts: HashMap<StreamId, &Final> = HashMap::new();
+fn offsets(finals: &[Final]) -> HashMap<Option<StreamId>, Samples> {
+    let mut firsts: HashMap<Option<StreamId>, &Final> = HashMap::new();
     for segment in finals {
-        let first = firsts.entry(segment.utterance.stream).or_insert(segment);
+        let first = firsts.entry(segment.utterance.stream()).or_insert(segment);
         // The first revision tells when it was heard; a correction may come much later.
         if (segment.start, segment.at) < (first.start, first.at) {
             *first = segment;
@@ -177,7 +179,8 @@ fn txt(finals: &[Final]) -> String {
 #[serde(rename_all = "camelCase")]
 struct Segment<'a> {
     utterance_id: String,
-    stream: StreamId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamId>,
     sequence: u64,
     revision: u32,
     text: &'a str,
@@ -212,7 +215,7 @@ fn json(session: &SessionSlug, finals: &[Final]) -> String {
     let seconds = |position: Samples| position.millis() as f64 / 1000.0;
     let segments = finals.iter().map(|segment| Segment {
         utterance_id: segment.utterance.to_string(),
-        stream: segment.utterance.stream,
+        stream: segment.utterance.stream(),
         sequence: segment.sequence.0,
         revision: segment.revision,
         text: &segment.text,

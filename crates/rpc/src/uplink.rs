@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::stream;
 use lifecycle::Lifecycle;
-use model::{FaultKind, Samples, StreamState};
+use model::{EngineName, Fallback, FaultKind, Samples, StreamState};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
@@ -53,6 +53,15 @@ pub enum UplinkEvent {
     State(StreamState),
     /// Everything before this position needs no keeping. The newest counts; older ones may be left out.
     Acknowledged(Samples),
+    /// Which engine listens, and why it is not the one before.
+    Engine {
+        /// The engine; `None` when this version does not know it.
+        engine: Option<EngineName>,
+        /// What failed before it.
+        fallback: Option<Fallback>,
+    },
+    /// So many finals were taken for hallucinations and dropped since this was last told.
+    Filtered(u32),
     /// Audio was given up.
     Gap {
         /// First sample that is lost.
@@ -81,6 +90,9 @@ pub enum UplinkError {
     /// Another source has taken the stream over.
     #[error("the stream was continued elsewhere")]
     TakenOver,
+    /// The user or the session has as many active streams as it may. The text is for the user.
+    #[error("{0}")]
+    LimitReached(String),
     /// A worker refused it for good. The text is the worker's, for logs.
     #[error("the transcription worker refused the stream")]
     Refused {
@@ -101,6 +113,7 @@ impl UplinkError {
             Self::Busy { .. } => FaultKind::Overloaded,
             Self::Unreachable | Self::Stopping => FaultKind::Dependency,
             Self::TakenOver => FaultKind::Caller,
+            Self::LimitReached(_) => FaultKind::LimitReached,
             Self::Refused { fault, .. } => *fault,
         }
     }
@@ -110,7 +123,7 @@ impl UplinkError {
         match self {
             Self::Busy { retry_after } => Some(*retry_after),
             Self::Unreachable | Self::Stopping => Some(BACK_OFF.1),
-            Self::TakenOver | Self::Refused { .. } => None,
+            Self::TakenOver | Self::LimitReached(_) | Self::Refused { .. } => None,
         }
     }
 }
@@ -255,6 +268,8 @@ struct Board {
     states: VecDeque<StreamState>,
     acknowledged: Option<Samples>,
     gap: Option<(Samples, Samples)>,
+    engine: Option<(Option<EngineName>, Option<Fallback>)>,
+    filtered: u32,
     outcome: Option<UplinkEvent>,
     over: bool,
 }
@@ -281,6 +296,14 @@ impl News {
         self.post(|board| board.acknowledged = Some(position));
     }
 
+    fn engine(&self, engine: Option<EngineName>, fallback: Option<Fallback>) {
+        self.post(|board| board.engine = Some((engine, fallback)));
+    }
+
+    fn filtered(&self, count: u32) {
+        self.post(|board| board.filtered = board.filtered.saturating_add(count));
+    }
+
     fn gap(&self, start: Samples, end: Samples) {
         self.post(|board| {
             let start = board.gap.map_or(start, |(first, _)| first);
@@ -303,6 +326,12 @@ impl News {
         // What a worker has stored is told before it is said to be ready.
         let event = board.acknowledged.take().map(UplinkEvent::Acknowledged);
         let event = event.or_else(|| board.states.pop_front().map(UplinkEvent::State));
+        let engine = |(engine, fallback)| UplinkEvent::Engine { engine, fallback };
+        let event = event.or_else(|| board.engine.take().map(engine));
+        let event = event.or_else(|| match std::mem::take(&mut board.filtered) {
+            0 => None,
+            count => Some(UplinkEvent::Filtered(count)),
+        });
         let event = event.or_else(|| board.gap.take().map(|(start, end)| UplinkEvent::Gap { start, end }));
         let event = event.or_else(|| board.outcome.take());
         (event, board.over)
@@ -505,6 +534,7 @@ impl Driver {
 
     async fn transfer(&mut self, worker: &Worker, Lines { up, mut down }: Lines) -> Call {
         let mut stop_sent = false;
+        let mut filtered = 0;
         let mut heard = Instant::now();
         loop {
             let unsent = self.window.sent() < self.window.end();
@@ -522,6 +552,14 @@ impl Driver {
                             if self.window.acknowledge(Samples(ack.samples)) {
                                 self.news.acknowledged(self.window.start());
                             }
+                            if ack.filtered > filtered {
+                                self.news.filtered(ack.filtered - filtered);
+                                filtered = ack.filtered;
+                            }
+                        }
+                        Ok(Some(TranscribeResponse { message: Some(Response::Hearing(hearing)) })) => {
+                            let (engine, fallback) = wire::from_hearing(hearing);
+                            self.news.engine(engine, fallback);
                         }
                         Ok(Some(TranscribeResponse { message: Some(Response::Ended(ended)) })) if stop_sent => {
                             self.news.acknowledged(self.window.end());
@@ -572,6 +610,7 @@ fn lost(status: &Status, opened: bool) -> Call {
     match status.code() {
         Code::ResourceExhausted => Call::Busy(wire::retry_after(status).unwrap_or(BACK_OFF.1)),
         Code::Aborted => Call::Over(UplinkError::TakenOver),
+        Code::FailedPrecondition => Call::Over(UplinkError::LimitReached(status.message().to_owned())),
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
             tracing::error!(code = ?status.code(), detail = status.message(), "the worker refused a stream");
             let fault = match status.code() {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{FaultKind, Identity, PcmFrame, Samples, SessionSlug, Speaker, StreamId, Timestamp};
+use model::{
+    EngineName, Fallback, FaultKind, Identity, PcmFrame, Samples, SessionSlug, Speaker, StreamId, Timestamp,
+    UserId,
+};
 use tonic::Status;
 
 use crate::AUDIO_SAMPLES_MAX;
@@ -19,7 +22,7 @@ mod generated {
 }
 
 pub use generated::{
-    Acknowledged, Audio, Ended, Finalize, Open, Opened, Stop, TranscribeRequest, TranscribeResponse,
+    Acknowledged, Audio, Ended, Finalize, Hearing, Open, Opened, Stop, TranscribeRequest, TranscribeResponse,
     transcribe_request::Message as Request, transcribe_response::Message as Response,
     transcription_client::TranscriptionClient, transcription_server::Transcription,
     transcription_server::TranscriptionServer,
@@ -51,6 +54,10 @@ pub struct Source {
     pub partials: bool,
     /// Wall time of sample 0.
     pub started_at: Timestamp,
+    /// The user behind the participant, whose active streams are limited.
+    pub user: Option<UserId>,
+    /// Several people may be heard in it; `speaker` stands in when nobody knows which of them speaks.
+    pub is_room: bool,
 }
 
 /// A message that breaks the contract of `proto/`.
@@ -124,6 +131,8 @@ impl Source {
             partials: self.partials,
             first_sample: first_sample.0,
             started_at_ms: self.started_at.0,
+            user_id: self.user.as_ref().map(ToString::to_string).unwrap_or_default(),
+            is_room: self.is_room,
         };
         TranscribeRequest { message: Some(Request::Open(open)) }
     }
@@ -143,6 +152,10 @@ impl Source {
         if open.endpointing_ms != 0 && !ENDPOINTING_MS.contains(&open.endpointing_ms) {
             return Err(WireError::field("endpointing_ms", format!("0 or {ENDPOINTING_MS:?}")));
         }
+        let user = match open.user_id.as_str() {
+            "" => None,
+            user => Some(user.parse().map_err(|e| WireError::field("user_id", e))?),
+        };
         let source = Self {
             stream: open.stream_id.parse().map_err(|e| WireError::field("stream_id", e))?,
             session: open.session_slug.parse().map_err(|e| WireError::field("session_slug", e))?,
@@ -151,9 +164,28 @@ impl Source {
             endpointing_ms: Some(open.endpointing_ms).filter(|millis| *millis != 0),
             partials: open.partials,
             started_at: Timestamp(open.started_at_ms),
+            user,
+            is_room: open.is_room,
         };
         Ok((source, Samples(open.first_sample)))
     }
+}
+
+/// What a worker tells of the engine that understands a stream.
+pub fn to_hearing(engine: EngineName, fallback: Option<&Fallback>) -> TranscribeResponse {
+    let hearing = Hearing {
+        engine: engine.label().to_owned(),
+        fallback_from: fallback.map(|fallback| fallback.from.label().to_owned()).unwrap_or_default(),
+        fallback_reason: fallback.map(|fallback| fallback.reason.clone()).unwrap_or_default(),
+    };
+    TranscribeResponse { message: Some(Response::Hearing(hearing)) }
+}
+
+/// The engine, if this version knows it, and why it is not the one before.
+pub(crate) fn from_hearing(hearing: Hearing) -> (Option<EngineName>, Option<Fallback>) {
+    let fallback = EngineName::from_label(&hearing.fallback_from)
+        .map(|from| Fallback { from, reason: hearing.fallback_reason });
+    (EngineName::from_label(&hearing.engine), fallback)
 }
 
 /// The message that carries a frame of at most [`AUDIO_SAMPLES_MAX`].
@@ -190,6 +222,8 @@ mod tests {
             endpointing_ms: Some(500),
             partials: true,
             started_at: Timestamp(17),
+            user: Some("u1".parse().unwrap()),
+            is_room: true,
         }
     }
 
@@ -216,6 +250,7 @@ mod tests {
         assert_eq!(field(open(|o| o.session_slug.clear())), "session_slug");
         assert_eq!(field(open(|o| o.identity = "x".repeat(257))), "identity");
         assert_eq!(field(open(|o| o.name = "x".repeat(257))), "name");
+        assert_eq!(field(open(|o| o.user_id = "x".repeat(257))), "user_id");
         assert_eq!(field(open(|o| o.language = "x".repeat(36))), "language");
         assert_eq!(field(open(|o| o.endpointing_ms = 99)), "endpointing_ms");
     }

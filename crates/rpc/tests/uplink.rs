@@ -84,8 +84,11 @@ async fn play(
                     if frame.end() >= Samples(dies_at) {
                         return;
                     }
-                    say(&answers, Outgoing::Acknowledged(Acknowledged { samples: frame.end().0, room: 1 }))
-                        .await;
+                    say(
+                        &answers,
+                        Outgoing::Acknowledged(Acknowledged { samples: frame.end().0, room: 1, filtered: 0 }),
+                    )
+                    .await;
                 }
             }
             Incoming::Stop(_) => {
@@ -175,6 +178,8 @@ fn source() -> Source {
         endpointing_ms: None,
         partials: true,
         started_at: Timestamp(0),
+        user: None,
+        is_room: false,
     }
 }
 

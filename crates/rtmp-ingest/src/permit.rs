@@ -9,9 +9,6 @@ use rtmp::{Publish, Refusal};
 
 use crate::{Ingest, hook::HookError};
 
-/// Whom system A said to speak when an encoder sent a whole room: the speaker of keys without a name of their own.
-const ROOM: &str = "room";
-
 /// What a publisher may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permit {
@@ -19,6 +16,8 @@ pub(crate) struct Permit {
     pub(crate) session: SessionSlug,
     /// Whose words they are. With the session it tells one publisher from another.
     pub(crate) speaker: Speaker,
+    /// Whether the sound may be that of several people.
+    pub(crate) is_room: bool,
     /// Which track of several is heard; the first when nobody says.
     pub(crate) track: Option<u8>,
 }
@@ -92,7 +91,9 @@ fn signed(ingest: &Ingest, token: &str) -> Result<Permit, Denied> {
     }
     let speaker =
         Speaker { identity: principal.identity().clone(), name: principal.name().map(str::to_owned) };
-    Ok(Permit { session: principal.session().clone(), speaker, track: None })
+    // The token of a room's egress names nobody in particular.
+    let is_room = speaker.identity.as_str() == Speaker::ROOM;
+    Ok(Permit { session: principal.session().clone(), speaker, is_room, track: None })
 }
 
 async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result<Permit, Denied> {
@@ -103,9 +104,10 @@ async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result
     })?;
     if let Some(key) = found {
         // Two keys of a session are two publishers.
-        let identity: Identity = format!("{ROOM}-{}", key.id).parse().map_err(|_| Denied::Unknown)?;
+        let identity: Identity =
+            format!("{}-{}", Speaker::ROOM, key.id).parse().map_err(|_| Denied::Unknown)?;
         let speaker = Speaker { identity, name: key.label };
-        return Ok(Permit { session: key.session, speaker, track: None });
+        return Ok(Permit { session: key.session, speaker, is_room: true, track: None });
     }
     if let Some(hook) = &ingest.hook {
         return match hook.ask(publish, address).await {
@@ -126,8 +128,8 @@ async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result
 /// The name of a session as a key.
 pub(crate) fn open(key: &str) -> Result<Permit, Denied> {
     let session = key.parse().map_err(|_| Denied::Unknown)?;
-    let identity = ROOM.parse().map_err(|_| Denied::Unknown)?;
-    Ok(Permit { session, speaker: Speaker { identity, name: None }, track: None })
+    let identity = Speaker::ROOM.parse().map_err(|_| Denied::Unknown)?;
+    Ok(Permit { session, speaker: Speaker { identity, name: None }, is_room: true, track: None })
 }
 
 /// Whether a key has the shape of a JWT (RFC 7519 section 3): three parts, the first of which is a JSON object.

@@ -50,16 +50,16 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// Serves a stream from its first publisher to its end.
 pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, tags: mpsc::Receiver<Tag>) {
     let clear = Clear(&ingest, &desk);
-    let state = watch::Sender::new(StreamState::Connecting);
-    let followed = state.subscribe();
-    state.send_replace(StreamState::Connecting);
-    let status = StreamStatus {
+    let (status, mut followed) = watch::channel(StreamStatus {
         session: permit.session.clone(),
         stream: desk.stream,
         state: StreamState::Connecting,
+        engine: None,
+        fallback: None,
         at: ingest.clock.now(),
-    };
-    let told = ingest.bus.tell_state(status, followed, STATE_INTERVAL, &ingest.clock);
+    });
+    followed.mark_changed();
+    let told = ingest.bus.tell_state(followed, STATE_INTERVAL, &ingest.clock);
     let source = Source {
         introduction: rpc::Source {
             stream: desk.stream,
@@ -69,10 +69,12 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
             endpointing_ms: None,
             partials: true,
             started_at: ingest.clock.now(),
+            user: None,
+            is_room: permit.is_room,
         },
         ingest: &ingest,
         desk: &desk,
-        state,
+        status,
         ear: Some(Box::new(Ear::new())),
         line: None,
         line_state: StreamState::Connecting,
@@ -103,7 +105,7 @@ struct Source<'a> {
     desk: &'a Arc<Desk>,
     introduction: rpc::Source,
     /// What followers are told.
-    state: watch::Sender<StreamState>,
+    status: watch::Sender<StreamStatus>,
     /// Away while it works on a thread of its own.
     ear: Option<Box<Ear>>,
     /// The way to a worker; made when there is sound.
@@ -243,7 +245,7 @@ impl Source<'_> {
             Held::Free { said: true, .. } | Held::Dismissed => StreamState::Stopped,
             Held::Free { said: false, .. } => StreamState::Connecting,
         };
-        self.state.send_if_modified(|told| std::mem::replace(told, state) != state);
+        self.status.send_if_modified(|told| std::mem::replace(&mut told.state, state) != state);
     }
 
     /// Takes everything that waits.
@@ -378,6 +380,15 @@ impl Source<'_> {
                 self.acknowledged = position;
                 Ok(())
             }
+            Some(UplinkEvent::Engine { engine, fallback }) => {
+                self.status.send_if_modified(|told| {
+                    let changed = (told.engine, &told.fallback) != (engine, &fallback);
+                    (told.engine, told.fallback) = (engine, fallback);
+                    changed
+                });
+                Ok(())
+            }
+            Some(UplinkEvent::Filtered(_)) => Ok(()),
             Some(UplinkEvent::Gap { start, end }) => {
                 metrics::lost(end - start);
                 tracing::warn!(stream = %self.desk.stream, %start, %end, "audio was given up: no worker took it in time");
@@ -436,7 +447,10 @@ impl Source<'_> {
                         return;
                     }
                     UplinkEvent::Gap { start, end } => metrics::lost(end - start),
-                    UplinkEvent::State(_) | UplinkEvent::Acknowledged(_) => {}
+                    UplinkEvent::State(_)
+                    | UplinkEvent::Acknowledged(_)
+                    | UplinkEvent::Engine { .. }
+                    | UplinkEvent::Filtered(_) => {}
                 }
             }
             if self.away_until.is_none() {

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use model::{Final, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, UtteranceId, Word};
+use model::{
+    Final, JsonObject, Outside, OutsideId, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp,
+    UserId, UtteranceId, Word,
+};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
 use uuid::Uuid;
@@ -32,25 +35,52 @@ pub(crate) fn words(columns: Vec<WordColumn>) -> Vec<Word> {
     columns.into_iter().map(word).collect()
 }
 
+/// What a back end gave beside a text, as it lies in `segments.outside` and in the outbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OutsideColumn {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<UserId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    said_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<JsonObject>,
+}
+
+pub(crate) fn outside_column(outside: Option<&Outside>) -> Option<OutsideColumn> {
+    outside.map(|outside| OutsideColumn {
+        user: outside.user.clone(),
+        said_at: outside.said_at,
+        message: outside.message.clone(),
+    })
+}
+
+pub(crate) fn outside(column: Option<OutsideColumn>) -> Option<Outside> {
+    column.map(|OutsideColumn { user, said_at, message }| Outside { user, said_at, message })
+}
+
 /// The columns that [`segment`] reads, in its order.
 macro_rules! segment_columns {
     () => {
         "segments.sequence, segments.stream_id, segments.utterance, segments.revision, segments.speaker_identity,
          segments.speaker_name, segments.text, segments.language, segments.start_sample, segments.end_sample,
-         segments.words, segments.stored_at"
+         segments.words, segments.stored_at, segments.outside_id, segments.outside"
     };
 }
 pub(crate) use segment_columns;
 
 pub(crate) fn segment(session: &SessionSlug, row: &Row) -> Result<Final, StorageError> {
     let Json(columns) = row.try_get::<_, Json<Vec<WordColumn>>>(10)?;
-    Ok(Final {
-        session: session.clone(),
-        sequence: Sequence(unsigned(row.try_get(0)?)),
-        utterance: UtteranceId {
+    let utterance = match row.try_get::<_, Option<String>>(12)? {
+        Some(id) => UtteranceId::Outside(parsed::<OutsideId>(id)?),
+        None => UtteranceId::Heard {
             stream: StreamId(row.try_get::<_, Uuid>(1)?),
             number: number(row.try_get(2)?),
         },
+    };
+    Ok(Final {
+        session: session.clone(),
+        sequence: Sequence(unsigned(row.try_get(0)?)),
+        utterance,
         revision: number(i64::from(row.try_get::<_, i32>(3)?)),
         speaker: Speaker { identity: parsed(row.try_get(4)?)?, name: row.try_get(5)? },
         text: row.try_get(6)?,
@@ -59,6 +89,7 @@ pub(crate) fn segment(session: &SessionSlug, row: &Row) -> Result<Final, Storage
         end: Samples(unsigned(row.try_get(9)?)),
         words: words(columns),
         at: timestamp(row.try_get(11)?),
+        outside: outside(row.try_get::<_, Option<Json<OutsideColumn>>>(13)?.map(|Json(column)| column)),
     })
 }
 

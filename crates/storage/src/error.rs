@@ -7,8 +7,8 @@ use crate::migrations;
 /// Counts failed operations by `reason`.
 pub const FAILURES_TOTAL: &str = "storage_failures_total";
 
-pub(crate) const REASONS: [&str; 6] =
-    ["address", "unavailable", "unmigrated", "superseded", "forbidden", "defect"];
+pub(crate) const REASONS: [&str; 7] =
+    ["address", "unavailable", "unmigrated", "superseded", "forbidden", "too_many_streams", "defect"];
 
 /// Why Postgres did not do what was asked. Its texts hold no value of any row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum StorageError {
     /// The stream id is taken by another session.
     #[error("the stream belongs to another session")]
     Forbidden,
+    /// The user, or the session, has as many active streams as it may.
+    #[error("this user or session has as many active streams as it may: end one first")]
+    TooManyStreams,
     /// A mistake of ours, or a database that was changed by hand.
     #[error("Postgres refused a statement: {0}")]
     Defect(String),
@@ -49,6 +52,7 @@ impl StorageError {
         match self {
             Self::Unavailable(_) | Self::Unmigrated { .. } => FaultKind::Dependency,
             Self::Superseded | Self::Forbidden => FaultKind::Forbidden,
+            Self::TooManyStreams => FaultKind::LimitReached,
             Self::Address | Self::Defect(_) => FaultKind::Defect,
         }
     }
@@ -65,6 +69,7 @@ impl StorageError {
             Self::Unmigrated { .. } => "unmigrated",
             Self::Superseded => "superseded",
             Self::Forbidden => "forbidden",
+            Self::TooManyStreams => "too_many_streams",
             Self::Defect(_) => "defect",
         }
     }

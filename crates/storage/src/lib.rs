@@ -23,10 +23,14 @@ mod outbox_rows;
 #[cfg(test)]
 mod plans;
 mod preferences;
+mod revisions;
+mod rooms;
 mod sessions;
+mod speakers;
 mod stream_keys;
 mod streams;
 mod transcripts;
+mod usage;
 
 use std::time::Duration;
 
@@ -45,10 +49,14 @@ pub use notifications_list::InboxFilter;
 pub use notifications_replay::{InboxEvent, Story};
 pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
 pub use preferences::PushSubscription;
+pub use revisions::Revision;
+pub use rooms::{Room, RoomMode};
 pub use sessions::{Session, SessionStatus};
+pub use speakers::Turn;
 pub use stream_keys::{NewStreamKey, StreamKey};
-pub use streams::{KnownStream, NewStream, OpenStream};
+pub use streams::{KnownStream, NewStream, OpenStream, StreamLimits};
 pub use transcripts::{NewFinal, Recorded};
+pub use usage::Metered;
 
 /// How to reach Postgres.
 #[derive(Debug, Clone)]

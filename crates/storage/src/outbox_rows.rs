@@ -7,7 +7,9 @@ use tokio_postgres::{Row, types::Json};
 
 use crate::{
     Storage, StorageError,
-    columns::{WordColumn, parsed, timestamp, unsigned, word_columns, words},
+    columns::{
+        OutsideColumn, WordColumn, outside, outside_column, parsed, timestamp, unsigned, word_columns, words,
+    },
     connection::{Connection, Statement},
 };
 
@@ -61,6 +63,8 @@ pub(crate) enum Payload {
         end: Samples,
         words: Vec<WordColumn>,
         at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outside: Option<OutsideColumn>,
     },
     Notification {
         notification: Notification,
@@ -87,7 +91,7 @@ impl Payload {
     pub(crate) fn of(segment: &Final) -> Self {
         Self::Final {
             session: segment.session.clone(),
-            utterance: segment.utterance,
+            utterance: segment.utterance.clone(),
             revision: segment.revision,
             identity: segment.speaker.identity.clone(),
             name: segment.speaker.name.clone(),
@@ -97,6 +101,7 @@ impl Payload {
             end: segment.end,
             words: word_columns(&segment.words),
             at: segment.at,
+            outside: outside_column(segment.outside.as_ref()),
         }
     }
 
@@ -114,6 +119,7 @@ impl Payload {
                 end,
                 words: columns,
                 at,
+                outside: column,
             } => {
                 let speaker = Speaker { identity, name };
                 let words = words(columns);
@@ -129,6 +135,7 @@ impl Payload {
                     end,
                     words,
                     at,
+                    outside: outside(column),
                 })
             }
             Self::Notification { notification, unread: count } => {

@@ -1,10 +1,26 @@
-use model::{Identity, Samples, SessionId, SessionSlug, Speaker, StreamId, Timestamp};
+use std::time::Duration;
+
+use futures_util::future::join4;
+use model::{Identity, Samples, SessionId, SessionSlug, Speaker, StreamId, Timestamp, UserId};
+use tokio_postgres::types::ToSql;
 
 use crate::{
     Storage, StorageError,
-    columns::{name, number, parsed, signed, timestamp, unsigned},
+    columns::{name, number, parsed, timestamp, unsigned},
     connection::Statement,
 };
+
+/// A stream of which nothing was heard for so long is not active any more.
+const ACTIVE_LIFE: Duration = Duration::from_secs(60);
+
+/// How many streams may be active at a time, of those that a user has opened; `None` for any number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Of one user, in all sessions.
+    pub user: Option<u32>,
+    /// In one session.
+    pub session: Option<u32>,
+}
 
 /// A stream that a worker is about to listen to.
 #[derive(Debug, Clone)]
@@ -17,6 +33,10 @@ pub struct NewStream {
     pub speaker: Speaker,
     /// Wall time of sample 0. Counts only at the first opening.
     pub started_at: Timestamp,
+    /// The user who has opened it; `None` for a source that is not limited.
+    pub user: Option<UserId>,
+    /// What the user and the session may have beside it.
+    pub limits: StreamLimits,
     /// The present moment.
     pub now: Timestamp,
 }
@@ -30,14 +50,20 @@ pub struct OpenStream {
     pub epoch: i64,
     /// Audio before this is covered by a stored final: skip it when it is sent again.
     pub stored_end: Samples,
+    /// Audio before this is metered.
+    pub heard_end: Samples,
     /// Number of the next utterance.
     pub next_utterance: u32,
     /// Wall time of sample 0, as the first opening said.
     pub started_at: Timestamp,
 }
 
-// One statement: that the session is there and live, and the epoch. A stream id of another session
-// or participant leaves no row.
+// Streams of one user, and of one session, are opened one after the other, so that what is counted stays true.
+const TAKE_TURNS: &str = "SELECT pg_advisory_xact_lock(hashtextextended('session:' || $1::text, 0)),
+                                 pg_advisory_xact_lock(hashtextextended('user:' || $2::text, 0))";
+
+// One statement: that the session is there and live, and the epoch. A stream id of another session or participant
+// leaves no row, and so does one stream too many.
 const OPEN: Statement = Statement {
     name: "open_stream",
     sql: "WITH session AS (
@@ -49,15 +75,23 @@ const OPEN: Statement = Statement {
                   last_activity_at = GREATEST(sessions.last_activity_at, excluded.last_activity_at),
                   ended_at = NULL
               RETURNING id)
-          INSERT INTO streams (id, session_id, speaker_identity, speaker_name, epoch, started_at, last_activity_at)
-          SELECT $1::uuid, session.id, $3::text, $4::text, 1, $5::timestamptz, $6::timestamptz FROM session
+          INSERT INTO streams (
+              id, session_id, speaker_identity, speaker_name, epoch, started_at, last_activity_at, user_id)
+          SELECT $1::uuid, session.id, $3::text, $4::text, 1, $5::timestamptz, $6::timestamptz, $7::text FROM session
+          WHERE $7 IS NULL OR (
+              (SELECT count(*) FROM streams AS others
+               WHERE others.user_id = $7 AND others.closed_at IS NULL AND others.last_activity_at > $8 AND others.id <> $1)
+                  < $9::bigint
+              AND (SELECT count(*) FROM streams AS others
+                   WHERE others.session_id = session.id AND others.user_id IS NOT NULL AND others.closed_at IS NULL
+                     AND others.last_activity_at > $8 AND others.id <> $1) < $10::bigint)
           ON CONFLICT (id) DO UPDATE SET
               epoch = streams.epoch + 1,
               speaker_name = COALESCE(excluded.speaker_name, streams.speaker_name),
               last_activity_at = GREATEST(streams.last_activity_at, excluded.last_activity_at),
               closed_at = NULL
           WHERE streams.session_id = excluded.session_id AND streams.speaker_identity = excluded.speaker_identity
-          RETURNING session_id, epoch, stored_end, next_utterance, started_at",
+          RETURNING session_id, epoch, stored_end, next_utterance, started_at, heard_end",
 };
 
 const FIND: Statement = Statement {
@@ -69,9 +103,8 @@ const FIND: Statement = Statement {
 const CLOSE: Statement = Statement {
     name: "close_stream",
     sql: "UPDATE streams SET
-              closed_at = COALESCE(closed_at, $4),
-              heard_end = GREATEST(heard_end, $3),
-              last_activity_at = GREATEST(last_activity_at, $4)
+              closed_at = COALESCE(closed_at, $3),
+              last_activity_at = GREATEST(last_activity_at, $3)
           WHERE id = $1 AND epoch = $2
           RETURNING id",
 };
@@ -104,32 +137,66 @@ impl Storage {
     /// Takes a stream, new or another worker's, and opens its session if need be.
     ///
     /// # Errors
-    /// [`StorageError::Forbidden`] when the id is a stream of another session or participant; else as any operation here.
+    /// [`StorageError::Forbidden`] when the id is a stream of another session or participant,
+    /// [`StorageError::TooManyStreams`] when the user or the session has as many as it may; else as any operation here.
     pub async fn open_stream(&self, stream: &NewStream) -> Result<OpenStream, StorageError> {
-        let row = self
-            .query_opt(
-                &OPEN,
-                &[
-                    &stream.id.0,
-                    &stream.session.as_str(),
-                    &stream.speaker.identity.as_str(),
-                    &name(stream.speaker.name.as_deref()),
-                    &stream.started_at.to_jiff(),
-                    &stream.now.to_jiff(),
-                ],
-            )
+        let most = |limit: Option<u32>| limit.map_or(i64::MAX, i64::from);
+        let user = stream.user.as_ref().map(UserId::as_str);
+        let (session, shown) = (stream.session.as_str(), name(stream.speaker.name.as_deref()));
+        let (began, now) = (stream.started_at.to_jiff(), stream.now.to_jiff());
+        let active_since = stream.now.before(ACTIVE_LIFE).to_jiff();
+        let (user_max, session_max) = (most(stream.limits.user), most(stream.limits.session));
+        let parameters: [&(dyn ToSql + Sync); 10] = [
+            &stream.id.0,
+            &session,
+            &stream.speaker.identity.as_str(),
+            &shown,
+            &began,
+            &now,
+            &user,
+            &active_since,
+            &user_max,
+            &session_max,
+        ];
+        let rows = self
+            .connection()
             .await?
-            .ok_or_else(|| StorageError::Forbidden.counted())?;
+            .limited(OPEN.name, async |object| {
+                let turns = object.prepare_cached(TAKE_TURNS).await?;
+                let open = object.prepare_cached(OPEN.sql).await?;
+                let turn: [&(dyn ToSql + Sync); 2] = [&session, &user];
+                let (begun, taken, rows, committed) = join4(
+                    object.batch_execute("BEGIN"),
+                    async { if user.is_some() { object.query(&turns, &turn).await } else { Ok(Vec::new()) } },
+                    object.query(&open, &parameters),
+                    object.batch_execute("COMMIT"),
+                )
+                .await;
+                begun?;
+                taken?;
+                let rows = rows?;
+                committed?;
+                Ok(rows)
+            })
+            .await?;
+        let Some(row) = rows.into_iter().next() else {
+            let mine = self.find_stream(stream.id).await?.is_none_or(|known| {
+                known.session == stream.session && known.identity == stream.speaker.identity
+            });
+            let refusal = if mine { StorageError::TooManyStreams } else { StorageError::Forbidden };
+            return Err(refusal.counted());
+        };
         Ok(OpenStream {
             session_id: SessionId(row.try_get(0)?),
             epoch: row.try_get(1)?,
             stored_end: Samples(unsigned(row.try_get(2)?)),
             next_utterance: number(row.try_get(3)?),
             started_at: timestamp(row.try_get(4)?),
+            heard_end: Samples(unsigned(row.try_get(5)?)),
         })
     }
 
-    /// Notes that the source has ended after `end` samples, all of which are stored or were silence.
+    /// Notes that the source has ended, and all of it is stored or was silence.
     ///
     /// # Errors
     /// [`StorageError::Superseded`] when another worker has the stream by now; else as any operation here.
@@ -137,10 +204,9 @@ impl Storage {
         &self,
         stream: StreamId,
         epoch: i64,
-        end: Samples,
         now: Timestamp,
     ) -> Result<(), StorageError> {
-        match self.query_opt(&CLOSE, &[&stream.0, &epoch, &signed(end.0), &now.to_jiff()]).await? {
+        match self.query_opt(&CLOSE, &[&stream.0, &epoch, &now.to_jiff()]).await? {
             Some(_) => Ok(()),
             None => Err(StorageError::Superseded.counted()),
         }

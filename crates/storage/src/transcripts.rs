@@ -1,5 +1,7 @@
 use futures_util::{Stream, TryStreamExt, stream};
-use model::{Final, Samples, Sequence, SessionId, SessionSlug, Speaker, Timestamp, Topic, UtteranceId, Word};
+use model::{
+    Final, Samples, Sequence, SessionId, SessionSlug, Speaker, StreamId, Timestamp, Topic, UtteranceId, Word,
+};
 use tokio_postgres::types::Json;
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
 /// Finals in one page of [`Storage::transcript`].
 const PAGE_FINALS: i64 = 500;
 
-/// Our own transcription of an utterance. A correction from outside would be the next revision.
+/// Our own transcription of an utterance. A correction is the next revision; see [`Storage::revise`].
 const FIRST_REVISION: u32 = 0;
 
 /// A finished utterance that is to be stored.
@@ -24,8 +26,10 @@ pub struct NewFinal {
     pub session: SessionSlug,
     /// From [`crate::OpenStream`].
     pub epoch: i64,
-    /// The utterance; `utterance.stream` is the stream.
-    pub utterance: UtteranceId,
+    /// The stream that it was heard in.
+    pub stream: StreamId,
+    /// Number of the utterance in the stream.
+    pub number: u32,
     /// Who spoke.
     pub speaker: Speaker,
     /// The text, not empty.
@@ -59,7 +63,6 @@ const RECORD: Statement = Statement {
     sql: "WITH advanced AS (
               UPDATE streams SET
                   stored_end = $6,
-                  heard_end = GREATEST(heard_end, $6),
                   next_utterance = GREATEST(next_utterance, $4::bigint + 1),
                   last_activity_at = GREATEST(last_activity_at, $13)
               WHERE id = $1 AND session_id = $2 AND epoch = $3 AND stored_end < $6
@@ -84,10 +87,8 @@ const RECORD: Statement = Statement {
           SELECT sequence FROM stored",
 };
 
-const OWNED: Statement = Statement {
-    name: "stream_owner",
-    sql: "SELECT FROM streams WHERE id = $1 AND session_id = $2 AND epoch = $3",
-};
+pub(crate) const OWNED_BY_EPOCH: Statement =
+    Statement { name: "stream_owner", sql: "SELECT FROM streams WHERE id = $1 AND epoch = $2" };
 
 const SINCE: Statement = Statement {
     name: "finals_since",
@@ -111,7 +112,7 @@ const TRANSCRIPT: Statement = Statement {
         ", segments.started_at FROM segments JOIN sessions ON sessions.id = segments.session_id
           WHERE sessions.slug = $1 AND (segments.started_at, segments.sequence) > (COALESCE($2::timestamptz, '-infinity'), $3)
             AND NOT EXISTS (SELECT FROM segments AS newer
-                            WHERE newer.stream_id = segments.stream_id AND newer.utterance = segments.utterance
+                            WHERE newer.session_id = segments.session_id AND newer.utterance_id = segments.utterance_id
                               AND newer.revision > segments.revision)
           ORDER BY segments.started_at, segments.sequence LIMIT $4"
     ),
@@ -127,7 +128,7 @@ impl Storage {
         let stored = Final {
             session: segment.session.clone(),
             sequence: Sequence::default(),
-            utterance: segment.utterance,
+            utterance: UtteranceId::Heard { stream: segment.stream, number: segment.number },
             revision: FIRST_REVISION,
             speaker: Speaker {
                 identity: segment.speaker.identity.clone(),
@@ -139,16 +140,17 @@ impl Storage {
             end: segment.end,
             words: segment.words.clone(),
             at: segment.at,
+            outside: None,
         };
         let topic = Topic::Session(segment.session.clone()).to_string();
         let row = self
             .query_opt(
                 &RECORD,
                 &[
-                    &segment.utterance.stream.0,
+                    &segment.stream.0,
                     &segment.session_id.0,
                     &segment.epoch,
-                    &i64::from(segment.utterance.number),
+                    &i64::from(segment.number),
                     &signed(segment.start.0),
                     &signed(segment.end.0),
                     &topic,
@@ -166,8 +168,8 @@ impl Storage {
         if let Some(row) = row {
             return Ok(Recorded::Stored(Final { sequence: Sequence(unsigned(row.try_get(0)?)), ..stored }));
         }
-        let owner = [&segment.utterance.stream.0 as _, &segment.session_id.0 as _, &segment.epoch as _];
-        match self.query_opt(&OWNED, &owner).await? {
+        let owner = [&segment.stream.0 as _, &segment.epoch as _];
+        match self.query_opt(&OWNED_BY_EPOCH, &owner).await? {
             Some(_) => Ok(Recorded::AlreadyStored),
             None => Err(StorageError::Superseded.counted()),
         }
@@ -224,7 +226,7 @@ impl Storage {
         let finals = rows.iter().map(|row| segment(session, row)).collect::<Result<_, _>>()?;
         let next = match rows.last() {
             Some(last) if signed(rows.len() as u64) == PAGE_FINALS => {
-                Some((Some(last.try_get(12)?), last.try_get(0)?))
+                Some((Some(last.try_get(14)?), last.try_get(0)?))
             }
             _ => None,
         };

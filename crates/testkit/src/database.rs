@@ -85,6 +85,19 @@ impl Database {
     pub async fn run(&self, sql: &str) {
         with_client(&self.url(), async |client| run(&client, sql).await).await;
     }
+
+    /// What SQL finds.
+    ///
+    /// # Panics
+    /// When Postgres refuses it.
+    pub async fn rows(&self, sql: &str) -> Vec<tokio_postgres::Row> {
+        let mut rows = Vec::new();
+        with_client(&self.url(), async |client| {
+            rows = client.query(sql, &[]).await.expect("rows that can be read");
+        })
+        .await;
+        rows
+    }
 }
 
 impl Drop for Database {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{Clock, Samples, SessionId, Speaker, StreamId, UtteranceId, Word};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, Word};
 use outbox::Bell;
 use rpc::Source;
 use storage::{NewFinal, OpenStream, Recorded, Storage, StorageError};
@@ -70,7 +70,8 @@ impl Finals {
             session_id: self.session_id,
             session: self.source.session.clone(),
             epoch: self.epoch,
-            utterance: UtteranceId { stream: self.source.stream, number: utterance.number },
+            stream: self.source.stream,
+            number: utterance.number,
             speaker: self.speaker().clone(),
             text: utterance.text,
             language: Some(LANGUAGE.to_owned()),
@@ -117,8 +118,8 @@ impl Finals {
     }
 
     /// Notes the end of the stream, once; a stream whose end could not be noted is closed by idleness.
-    pub(crate) async fn close(&mut self, end: Samples) {
-        let closed = self.storage.close_stream(self.source.stream, self.epoch, end, self.clock.now()).await;
+    pub(crate) async fn close(&mut self) {
+        let closed = self.storage.close_stream(self.source.stream, self.epoch, self.clock.now()).await;
         if let Err(error) = closed {
             tracing::warn!(%error, stream = %self.source.stream, "close the stream");
         }
@@ -132,7 +133,7 @@ async fn store(storage: Storage, stream: StreamId, segment: NewFinal) -> Result<
             Err(StorageError::Superseded | StorageError::Forbidden) => return Err(StorageError::Superseded),
             Err(error) => {
                 // Whatever it is, the words are still ours to keep.
-                tracing::warn!(%error, %stream, utterance = segment.utterance.number, "store a final; trying again");
+                tracing::warn!(%error, %stream, utterance = segment.number, "store a final; trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(BACK_OFF.1);
             }

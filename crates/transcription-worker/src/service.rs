@@ -17,7 +17,7 @@ use rpc::{
     wire::{self, Opened, Request as Incoming, Response as Outgoing, TranscribeRequest, TranscribeResponse},
 };
 use speech::EnginePool;
-use storage::{NewStream, Storage, StorageError};
+use storage::{NewStream, Storage, StorageError, StreamLimits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -51,6 +51,7 @@ pub(crate) struct Service {
     capacity: Capacity,
     owners: Owners,
     linger: Duration,
+    limits: StreamLimits,
     storage: Storage,
     bell: Bell,
     partials: Partials,
@@ -73,6 +74,7 @@ impl Service {
             capacity: Capacity::new(engines, settings.streams_max),
             owners: Owners::default(),
             linger: settings.linger,
+            limits: settings.limits,
             storage,
             bell,
             partials,
@@ -103,6 +105,8 @@ impl Service {
             session: source.session.clone(),
             speaker: source.speaker.clone(),
             started_at: source.started_at,
+            user: source.user.clone(),
+            limits: self.limits,
             now: self.clock.now(),
         };
         let open = self.storage.open_stream(&row).await.map_err(|error| storage_status(&error))?;

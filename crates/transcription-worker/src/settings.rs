@@ -7,7 +7,7 @@ use std::{
 use auth::ServiceKeys;
 use event_bus::BusSettings;
 use settings::Reader;
-use storage::StorageSettings;
+use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
 
 /// Streams that one worker takes at most, whatever its speed: each may hold a minute of sound in memory.
@@ -26,6 +26,8 @@ const STREAMS_MAX: usize = 256;
 /// | `PARLEY_MODEL_DIR` | nearest `.parley/model` | folder of the speech model |
 /// | `ENGINE_THREADS` | cores | decodes at a time |
 /// | `STREAMS_MAX` | 256 | streams at a time |
+/// | `USER_STREAMS_MAX` | 5 | active streams of one user; 0 for any number |
+/// | `SESSION_STREAMS_MAX` | 10 | active streams of users in one session; 0 for any number |
 /// | `LINGER_SECONDS` | 30 | how long an open utterance waits for a source that vanished |
 /// | `DRAIN_SECONDS` | 25 | how long a drain may take |
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct WorkerSettings {
     pub engine_threads: usize,
     /// Streams at a time.
     pub streams_max: usize,
+    /// How many streams a user, and the users of a session, may have active at a time.
+    pub limits: StreamLimits,
     /// How long the open utterance of a lost call waits for its source to come back, here or at another worker, before
     /// it is ended as it is. By default as long as a native client may take to resume.
     pub linger: Duration,
@@ -72,6 +76,12 @@ impl WorkerSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let engine_threads = reader.or("ENGINE_THREADS", cores, "a number of threads").max(1);
         let streams_max = reader.or("STREAMS_MAX", STREAMS_MAX, "a number of streams").clamp(1, STREAMS_MAX);
+        let mut most = |name, default| {
+            let most: u32 = reader.or(name, default, "a number of streams, or 0 for any number");
+            (most > 0).then_some(most)
+        };
+        let limits =
+            StreamLimits { user: most("USER_STREAMS_MAX", 5), session: most("SESSION_STREAMS_MAX", 10) };
         let linger = reader.seconds("LINGER_SECONDS", Duration::from_secs(30));
         let drain_limit = reader.seconds("DRAIN_SECONDS", Duration::from_secs(25));
         reader.finish(|| {
@@ -85,6 +95,7 @@ impl WorkerSettings {
                 model_dir,
                 engine_threads,
                 streams_max,
+                limits,
                 linger,
                 drain_limit,
             })

@@ -169,7 +169,7 @@ impl StreamTask {
             }
             if self.stopped && self.is_done() {
                 let end = self.heard();
-                self.finals.close(end).await;
+                self.finals.close().await;
                 let ended = Outgoing::Ended(Ended { samples: end.0 });
                 let _ = outgoing.send(Ok(TranscribeResponse { message: Some(ended) })).await;
                 return End::Stopped;
@@ -204,7 +204,8 @@ impl StreamTask {
     }
 
     fn acknowledgement(&self) -> TranscribeResponse {
-        let acknowledged = Acknowledged { samples: self.acknowledged.0, room: self.capacity.room() };
+        let acknowledged =
+            Acknowledged { samples: self.acknowledged.0, room: self.capacity.room(), filtered: 0 };
         TranscribeResponse { message: Some(Outgoing::Acknowledged(acknowledged)) }
     }
 
@@ -218,8 +219,7 @@ impl StreamTask {
                 progress = self.work() => if progress.is_err() { return },
             }
         }
-        let end = self.heard();
-        self.finals.close(end).await;
+        self.finals.close().await;
     }
 
     async fn accept(&mut self, message: TranscribeRequest) -> Result<(), End> {
@@ -313,7 +313,7 @@ impl StreamTask {
             Spoken::Partial { number, text, stable, start, end } => {
                 self.partials.publish(Partial {
                     session: self.source.session.clone(),
-                    utterance: UtteranceId { stream: self.source.stream, number },
+                    utterance: UtteranceId::Heard { stream: self.source.stream, number },
                     speaker: self.source.speaker.clone(),
                     text,
                     stable,
@@ -321,6 +321,7 @@ impl StreamTask {
                     start,
                     end,
                     at: self.clock.now(),
+                    outside: None,
                 });
                 return;
             }

@@ -8,7 +8,7 @@ use event_bus::{Event, EventBus, Received, Subscriber};
 use lifecycle::Lifecycle;
 use model::{
     Caption, Clock, FaultKind, Final, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
-    Timestamp, Topic,
+    Timestamp, Topic, UtteranceId,
 };
 use rpc::{AudioUplink, Source, UplinkError, UplinkEvent, UplinkEvents, WhenFull, Workers, WorkersSettings};
 use storage::Storage;
@@ -62,6 +62,8 @@ fn source(session: &SessionSlug) -> Source {
         endpointing_ms: None,
         partials: true,
         started_at: Timestamp(1_800_000_000_000),
+        user: None,
+        is_room: false,
     }
 }
 
@@ -133,7 +135,9 @@ async fn speech_becomes_partials_and_stored_finals() {
     assert!(error_rate(&recording.text, &stored) <= 0.1, "{}", text(&stored));
     for (index, segment) in stored.iter().enumerate() {
         assert_eq!(segment.sequence, Sequence(index as u64 + 1));
-        assert_eq!(segment.utterance.number as usize, index + 1);
+        let expected =
+            UtteranceId::Heard { stream: segment.utterance.stream().unwrap(), number: index as u32 + 1 };
+        assert_eq!(segment.utterance, expected);
         assert_eq!(segment.speaker.name.as_deref(), Some("Alice"));
         let words: Vec<_> = segment.words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(words.join(" "), segment.text);
@@ -252,7 +256,7 @@ async fn a_drained_worker_stores_what_is_closed_and_another_goes_on() {
     assert_eq!(outcome(&mut events).await, UplinkEvent::Ended(Samples::of(sound.len())));
     let stored = finals(&first.storage, &session).await;
     assert!(error_rate(&recording.text, &stored) <= 0.1, "{}", text(&stored));
-    assert!(stored.is_sorted_by_key(|segment| (segment.start, segment.utterance.number)));
+    assert!(stored.is_sorted_by_key(|segment| (segment.start, segment.end)));
 }
 
 #[tokio::test]

@@ -105,7 +105,8 @@ impl Close {
             | FaultKind::Unauthenticated
             | FaultKind::Forbidden
             | FaultKind::NotFound
-            | FaultKind::Conflict => Self::Policy,
+            | FaultKind::Conflict
+            | FaultKind::LimitReached => Self::Policy,
             FaultKind::BadData => Self::BadData,
             FaultKind::TooLarge => Self::TooBig,
             FaultKind::Expired => Self::Expired,

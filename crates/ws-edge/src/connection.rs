@@ -8,7 +8,7 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use auth::Principal;
 use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
-use model::{Caption, FaultKind, Final, Sequence, SessionSlug};
+use model::{Caption, FaultKind, Final, Sequence, SessionSlug, Speaker};
 use tokio::time::Instant;
 use tungstenite::Utf8Bytes;
 
@@ -190,7 +190,8 @@ impl Connection {
         let (session, user) = (self.peer.principal.session(), self.peer.principal.user());
         let now = self.edge.clock.now();
         let mut greeting = vec![protocol::connected(session, user.as_str(), now)];
-        greeting.extend(self.feed.story.state().map(|state| protocol::stt_status(session, state, now)));
+        greeting
+            .extend(self.feed.story.hearing().map(|hearing| protocol::stt_status(session, &hearing, now)));
         if let Flow::Break(end) = self.send_all(greeting).await {
             return end;
         }
@@ -341,7 +342,8 @@ impl Connection {
                     return self.refuse(FaultKind::Forbidden, "this token may only follow").await;
                 }
                 let identity = speaker.identity.unwrap_or_else(|| self.peer.principal.identity().clone());
-                self.edge.sessions.speaks(self.peer.principal.session(), identity, speaker.name);
+                let speaks = speaker.is_active.then_some(Speaker { identity, name: speaker.name });
+                self.edge.sessions.speaks(self.peer.principal.session(), speaks);
             }
             ClientMessage::Unknown => self.edge.tally.refused(Refused::Unknown),
         }

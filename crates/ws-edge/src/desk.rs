@@ -377,6 +377,8 @@ mod tests {
             endpointing_ms: None,
             partials: true,
             started_at: Timestamp(0),
+            user: None,
+            is_room: false,
         };
         let (commands, commanded) = mpsc::channel(1);
         (desks.set_up(&source, is_native, Samples(0), commands), commanded)

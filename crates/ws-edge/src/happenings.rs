@@ -88,7 +88,11 @@ impl Story for Happenings {
             }
             Event::NotificationChanged(change) => (TopicEvent::Change(change), None),
             Event::App(event) => (TopicEvent::App(event), None),
-            Event::Caption(_) | Event::Status(_) | Event::SessionEnded | Event::Message(_) => return None,
+            Event::Caption(_)
+            | Event::Status(_)
+            | Event::SessionEnded
+            | Event::TranscriptionError(_)
+            | Event::Message(_) => return None,
         };
         let happening = Happening { event, unread };
         if happening.sequence() > Sequence(0) {

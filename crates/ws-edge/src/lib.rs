@@ -40,13 +40,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use auth::{ServiceKeys, SessionTokens, UserTokens};
 use event_bus::{BusError, EventBus};
 use lifecycle::{AdminPage, Lifecycle, ListenError, Readiness, listen, serve_admin_with};
-use model::{Clock, SessionSlug};
+use model::Clock;
 use rpc::{Hub, HubError, Workers, WorkersError};
 use storage::{Storage, StorageError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use sessions::ActiveSpeaker;
 pub use settings::EdgeSettings;
 
 use crate::{
@@ -94,14 +93,6 @@ pub struct Running {
     pub chat_address: Option<SocketAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin_address: SocketAddr,
-    edge: Arc<Edge>,
-}
-
-impl Running {
-    /// Who was said to speak in a session, newest last.
-    pub fn speakers(&self, session: &SessionSlug) -> Vec<ActiveSpeaker> {
-        self.edge.sessions.speakers(session)
-    }
 }
 
 /// What the tasks of an edge share.
@@ -212,7 +203,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn(announce(edge.clone()));
     readiness.started();
     tracing::info!(%address, "ready");
-    Ok(Running { address, chat_address, admin_address, edge })
+    Ok(Running { address, chat_address, admin_address })
 }
 
 /// What system C's monitors read beside `/metrics`.

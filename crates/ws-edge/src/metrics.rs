@@ -20,6 +20,8 @@ use crate::close::Close;
 const CONNECTIONS: &str = "ws_edge_connections";
 /// Streams that send audio.
 const STREAMS: &str = "ws_edge_streams";
+/// Streams that Gladia understands.
+const BRIDGES: &str = "ws_edge_gladia_streams";
 /// Streams whose socket is lost and may come back.
 const STREAMS_DETACHED: &str = "ws_edge_streams_detached";
 /// Sockets that went on with a stream, or wanted to, by `outcome`.
@@ -57,6 +59,7 @@ const CLOSE_CODES: [&str; 10] =
 pub(crate) fn register() {
     gauge!(CONNECTIONS).set(0.0);
     gauge!(STREAMS).set(0.0);
+    gauge!(BRIDGES).set(0.0);
     gauge!(STREAMS_DETACHED).set(0.0);
     for resume in [Resume::Here, Resume::Elsewhere, Resume::Rejoined, Resume::Refused, Resume::Unknown] {
         counter!(RESUMES_TOTAL, "outcome" => resume.label()).absolute(0);
@@ -136,6 +139,8 @@ pub(crate) struct Tally {
     deliveries: Counter,
     connections: AtomicU64,
     streams: AtomicU64,
+    bridges: AtomicU64,
+    filtered: AtomicU64,
     received: AtomicU64,
     audio_messages: AtomicU64,
     events: AtomicU64,
@@ -183,6 +188,8 @@ impl Tally {
             deliveries: counter!(DELIVERIES_TOTAL),
             connections: AtomicU64::new(0),
             streams: AtomicU64::new(0),
+            bridges: AtomicU64::new(0),
+            filtered: AtomicU64::new(0),
             received: AtomicU64::new(0),
             audio_messages: AtomicU64::new(0),
             events: AtomicU64::new(0),
@@ -203,6 +210,16 @@ impl Tally {
     /// Counts an open stream until the answer is dropped.
     pub(crate) fn stream(&self) -> Open<'_> {
         open(&self.streams, STREAMS)
+    }
+
+    /// Counts a stream that Gladia understands until the answer is dropped.
+    pub(crate) fn bridge(&self) -> Open<'_> {
+        open(&self.bridges, BRIDGES)
+    }
+
+    /// A worker took so many finals of a stream of ours for hallucinations.
+    pub(crate) fn filtered(&self, finals: u32) {
+        self.filtered.fetch_add(finals.into(), Ordering::Relaxed);
     }
 
     pub(crate) fn upgrade(&self, outcome: &'static str) {
@@ -284,7 +301,7 @@ impl Tally {
         let age = *self.caption_age.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = Answer {
             active_connections: read(&self.connections),
-            active_gladia_bridges: read(&self.streams),
+            active_gladia_bridges: read(&self.bridges),
             total_messages_received: read(&self.received),
             total_messages_sent: read(&self.events),
             total_errors: read(&self.errors),
@@ -294,6 +311,7 @@ impl Tally {
             latency: BTreeMap::from([("ws.session_broadcast_lag_ms", age.latency())]),
             counters: BTreeMap::from([
                 ("audio.chunks_sent", read(&self.audio_messages)),
+                ("stt.filtered_hallucinations", read(&self.filtered)),
                 ("ws.duplicate_final_transcripts_skipped", read(&self.duplicates)),
                 ("ws.heartbeat_timeouts_total", read(&self.heartbeat_timeouts)),
                 ("ws.queue_drops_total", dropped),

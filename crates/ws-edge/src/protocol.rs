@@ -3,12 +3,14 @@
 
 use audio::{AudioError, Encoding, Format};
 use model::{
-    Caption, FaultKind, Final, Identity, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId,
-    StreamState, Timestamp, UtteranceId,
+    Caption, EngineName, Fallback, FaultKind, Final, Identity, JsonObject, Outside, Partial, Samples,
+    Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, UserId, UtteranceId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tungstenite::Utf8Bytes;
+
+use crate::transcript::Hearing;
 
 /// Longest text message that is parsed, in bytes. The longest that makes sense is an `init` or a `refresh` of a few
 /// KiB, and parsed JSON takes many times its size.
@@ -94,8 +96,8 @@ pub(crate) struct ActiveSpeaker {
     /// The client's own identity when absent.
     pub(crate) identity: Option<Identity>,
     pub(crate) name: Option<String>,
-    /// By the client's clock.
-    pub(crate) timestamp: Option<Timestamp>,
+    /// Whether they go on: older clients say when they stop.
+    pub(crate) is_active: bool,
 }
 
 /// A text message that cannot be followed. The texts are for the client: they name the field, and quote only
@@ -244,9 +246,7 @@ impl<'a> Fields<'a> {
             identity: self
                 .read("identity", "1 to 256 bytes of text", |value| value.as_str()?.parse().ok())?,
             name: self.read("name", "at most 256 bytes of text", shown_name)?.flatten(),
-            timestamp: self.read("timestamp", "milliseconds since 1970", |value| {
-                value.as_i64().or_else(|| whole(value)?.try_into().ok()).map(Timestamp)
-            })?,
+            is_active: self.flag("isActive")?.unwrap_or(true),
         })
     }
 }
@@ -298,7 +298,7 @@ pub(crate) fn connected(session: &SessionSlug, user: &str, now: Timestamp) -> Ut
 }
 
 /// Whether the session's audio is being understood.
-pub(crate) fn stt_status(session: &SessionSlug, state: StreamState, at: Timestamp) -> Utf8Bytes {
+pub(crate) fn stt_status(session: &SessionSlug, hearing: &Hearing, at: Timestamp) -> Utf8Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct SttStatus<'a> {
@@ -306,12 +306,24 @@ pub(crate) fn stt_status(session: &SessionSlug, state: StreamState, at: Timestam
         status: &'static str,
         session_slug: &'a str,
         timestamp: Timestamp,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        engine: Option<&'static str>,
+        /// The engine that failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fallback_from: Option<&'static str>,
+        /// Why it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
     }
+    let fallback: Option<&Fallback> = hearing.fallback.as_ref();
     encode(&SttStatus {
         r#type: "stt_status",
-        status: state.label(),
+        status: hearing.state.label(),
         session_slug: session.as_str(),
         timestamp: at,
+        engine: hearing.engine.map(EngineName::label),
+        fallback_from: fallback.map(|fallback| fallback.from.label()),
+        reason: fallback.map(|fallback| fallback.reason.as_str()),
     })
 }
 
@@ -320,24 +332,41 @@ pub(crate) fn stt_status(session: &SessionSlug, state: StreamState, at: Timestam
 struct Transcript<'a> {
     r#type: &'static str,
     session_slug: &'a str,
-    utterance_id: UtteranceId,
+    utterance_id: &'a UtteranceId,
     text: &'a str,
     is_final: bool,
-    speaker: &'a str,
-    speaker_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speaker: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speaker_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a UserId>,
     ts: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence: Option<Sequence>,
     #[serde(skip_serializing_if = "is_first")]
     revision: u32,
-    start: f64,
-    end: f64,
+    #[serde(flatten)]
+    place: Option<Place>,
     stable: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     words: Vec<TranscriptWord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<&'a str>,
+}
+
+/// Where an utterance was heard.
+#[derive(Serialize)]
+struct Place {
+    start: f64,
+    end: f64,
     stream: StreamId,
+}
+
+impl Place {
+    fn of(utterance: &UtteranceId, start: Samples, end: Samples) -> Option<Self> {
+        utterance.stream().map(|stream| Self { start: seconds(start), end: seconds(end), stream })
+    }
 }
 
 #[derive(Serialize)]
@@ -357,10 +386,38 @@ fn seconds(position: Samples) -> f64 {
     position.millis() as f64 / 1000.0
 }
 
-/// Name and identity to show; each stands in for the other.
-fn speaker(speaker: &Speaker) -> (&str, &str) {
+/// Name and identity to show; the identity stands in for a name. Neither, when a back end has named nobody.
+fn speaker<'a>(speaker: &'a Speaker, outside: Option<&Outside>) -> (Option<&'a str>, Option<&'a str>) {
     let identity = speaker.identity.as_str();
-    (speaker.name.as_deref().unwrap_or(identity), identity)
+    if outside.is_some() && identity == Speaker::ROOM && speaker.name.is_none() {
+        return (None, None);
+    }
+    (Some(speaker.name.as_deref().unwrap_or(identity)), Some(identity))
+}
+
+/// What a back end wants clients to read, as it wrote it.
+pub(crate) fn verbatim(message: &JsonObject) -> Utf8Bytes {
+    message.as_str().to_owned().into()
+}
+
+/// The session is not transcribed although somebody asked for it.
+pub(crate) fn transcription_error(session: &SessionSlug, error: &TranscriptionError) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Message<'a> {
+        r#type: &'static str,
+        reason: &'a str,
+        message: &'a str,
+        session_slug: &'a str,
+        ts: Timestamp,
+    }
+    encode(&Message {
+        r#type: "transcription_error",
+        reason: &error.reason,
+        message: &error.message,
+        session_slug: session.as_str(),
+        ts: error.at,
+    })
 }
 
 /// A caption under the type that `split` asks for: `transcript_partial` and `transcript_final`, or `transcript`.
@@ -376,43 +433,47 @@ pub(crate) fn transcript(caption: &Caption, split: bool) -> Utf8Bytes {
 }
 
 fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
-    let (speaker, speaker_id) = speaker(&partial.speaker);
+    let outside = partial.outside.as_ref();
+    let (speaker, speaker_id) = speaker(&partial.speaker, outside);
     encode(&Transcript {
         r#type,
         session_slug: partial.session.as_str(),
-        utterance_id: partial.utterance,
+        utterance_id: &partial.utterance,
         text: &partial.text,
         is_final: false,
         speaker,
         speaker_id,
-        ts: partial.at,
+        user_id: outside.and_then(|outside| outside.user.as_ref()),
+        ts: outside.and_then(|outside| outside.said_at).unwrap_or(partial.at),
         sequence: None,
         revision: 0,
-        start: seconds(partial.start),
-        end: seconds(partial.end),
+        place: Place::of(&partial.utterance, partial.start, partial.end),
         stable: partial.stable,
         words: Vec::new(),
         language: partial.language.as_deref(),
-        stream: partial.utterance.stream,
     })
 }
 
 fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
-    let (speaker, speaker_id) = speaker(&segment.speaker);
+    if let Some(message) = segment.verbatim() {
+        return verbatim(message);
+    }
+    let outside = segment.outside.as_ref();
+    let (speaker, speaker_id) = speaker(&segment.speaker, outside);
     let words = segment.words.iter();
     encode(&Transcript {
         r#type,
         session_slug: segment.session.as_str(),
-        utterance_id: segment.utterance,
+        utterance_id: &segment.utterance,
         text: &segment.text,
         is_final: true,
         speaker,
         speaker_id,
-        ts: segment.at,
+        user_id: outside.and_then(|outside| outside.user.as_ref()),
+        ts: outside.and_then(|outside| outside.said_at).unwrap_or(segment.at),
         sequence: Some(segment.sequence),
         revision: segment.revision,
-        start: seconds(segment.start),
-        end: seconds(segment.end),
+        place: Place::of(&segment.utterance, segment.start, segment.end),
         stable: u32::try_from(segment.text.chars().count()).unwrap_or(u32::MAX),
         words: words
             .map(|word| TranscriptWord {
@@ -422,7 +483,6 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
             })
             .collect(),
         language: segment.language.as_deref(),
-        stream: segment.utterance.stream,
     })
 }
 
@@ -614,14 +674,14 @@ mod tests {
         };
         assert_eq!(speaker.identity, Some("bob".parse().unwrap()));
         assert_eq!(speaker.name.as_deref(), Some("Bob"));
-        assert_eq!(speaker.timestamp, Some(Timestamp(1_700_000_000_000)));
+        assert!(speaker.is_active);
     }
 
     fn segment() -> Final {
         Final {
             session: "room".parse().unwrap(),
             sequence: Sequence(3),
-            utterance: UtteranceId { stream: StreamId(Uuid::from_u128(1)), number: 2 },
+            utterance: UtteranceId::Heard { stream: StreamId(Uuid::from_u128(1)), number: 2 },
             revision: 0,
             speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
             text: "Über alles".into(),
@@ -630,6 +690,7 @@ mod tests {
             end: Samples(24_000),
             words: vec![model::Word { text: "Über".into(), start: Samples(16_000), end: Samples(20_000) }],
             at: Timestamp(1_700_000_000_000),
+            outside: None,
         }
     }
 
@@ -650,11 +711,37 @@ mod tests {
             start: Samples(0),
             end: Samples(800),
             at: Timestamp(5),
+            outside: None,
         };
         let expected = format!(
             r#"{{"type":"transcript","sessionSlug":"room","utteranceId":"{stream}-2","text":"Ü","isFinal":false,"speaker":"Alice","speakerId":"alice","ts":5,"start":0.0,"end":0.05,"stable":0,"stream":"{stream}"}}"#
         );
         assert_eq!(transcript(&Caption::Partial(partial), false).as_str(), expected);
+    }
+
+    #[test]
+    fn what_a_back_end_hands_in_has_the_shape_of_system_a() {
+        let outside =
+            Outside { user: Some("u1".parse().unwrap()), said_at: Some(Timestamp(7)), message: None };
+        let nobody = Speaker { identity: Speaker::ROOM.parse().unwrap(), name: None };
+        let said = Final {
+            utterance: "utt-1".parse().unwrap(),
+            speaker: nobody,
+            language: None,
+            words: Vec::new(),
+            outside: Some(outside),
+            ..segment()
+        };
+        let expected = r#"{"type":"transcript_final","sessionSlug":"room","utteranceId":"utt-1","text":"Über alles","isFinal":true,"userId":"u1","ts":7,"sequence":3,"stable":10}"#;
+        assert_eq!(transcript(&Caption::Final(said.clone()), true).as_str(), expected);
+        let message = JsonObject::parse(r#"{"type":"x","a":[1]}"#, 100).unwrap();
+        let outside = Outside { message: Some(message), ..Outside::default() };
+        let said = Final { outside: Some(outside), ..said };
+        assert_eq!(transcript(&Caption::Final(said), true).as_str(), r#"{"a":[1],"type":"x"}"#);
+    }
+
+    fn hearing(engine: Option<EngineName>, fallback: Option<Fallback>) -> Hearing {
+        Hearing { state: model::StreamState::Ready, engine, fallback }
     }
 
     #[test]
@@ -664,8 +751,14 @@ mod tests {
             r#"{"type":"connected","sessionSlug":"room","userId":"u1","message":"WebSocket connection established","ts":1700000000000}"#
         );
         assert_eq!(
-            stt_status(&"room".parse().unwrap(), StreamState::Ready, Timestamp(7)).as_str(),
+            stt_status(&"room".parse().unwrap(), &hearing(None, None), Timestamp(7)).as_str(),
             r#"{"type":"stt_status","status":"ready","sessionSlug":"room","timestamp":7}"#
+        );
+        let fallback = Fallback { from: EngineName::Gladia, reason: "quota".into() };
+        let hearing = hearing(Some(EngineName::Moonshine), Some(fallback));
+        assert_eq!(
+            stt_status(&"room".parse().unwrap(), &hearing, Timestamp(7)).as_str(),
+            r#"{"type":"stt_status","status":"ready","sessionSlug":"room","timestamp":7,"engine":"moonshine","fallbackFrom":"gladia","reason":"quota"}"#
         );
         assert_eq!(
             error(FaultKind::Overloaded, "busy", Some(std::time::Duration::from_secs(2))).as_str(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
-use model::{FaultKind, SessionSlug};
+use model::{FaultKind, SessionSlug, Speaker};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -345,6 +345,7 @@ fn active_speaker(edge: &Edge, body: Result<Map<String, Value>, BadBody>) -> Ans
         Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}")),
     };
     let name = body.get("name").and_then(protocol::shown_name).flatten();
-    edge.sessions.speaks(principal.session(), identity, name);
+    let is_active = body.get("isActive").and_then(Value::as_bool).unwrap_or(true);
+    edge.sessions.speaks(principal.session(), is_active.then_some(Speaker { identity, name }));
     object(StatusCode::OK, [("success", true.into())])
 }

@@ -1,8 +1,8 @@
-//! What the edge notes about sessions: in Postgres that they and their participants are there, started and stopped;
-//! in memory who speaks.
+//! What the edge notes about sessions in Postgres: that they and their participants are there, started and stopped, and
+//! who speaks.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use std::{
 
 use auth::Principal;
 use event_bus::Event;
-use model::{Clock, Identity, SessionSlug, Timestamp, Topic, UserId};
+use model::{Clock, Identity, SessionSlug, Speaker, Timestamp, Topic, UserId};
 use storage::StorageError;
 use tokio::sync::mpsc;
 
@@ -36,28 +36,15 @@ const SESSION_IDLE_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// How often idle sessions are looked for. Every edge does; only one finds each.
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Changes of the active speaker that a session remembers.
-const SPEAKERS_MAX: usize = 64;
-
-/// Sessions whose speakers are remembered; the one that was quiet longest is forgotten.
-const SPEAKING_SESSIONS_MAX: usize = 10_000;
-
-/// Who a client said is speaking.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActiveSpeaker {
-    /// The participant.
-    pub identity: Identity,
-    /// The name to show, when the client gave one.
-    pub name: Option<String>,
-    /// When we heard it, by our clock.
-    pub heard_at: Timestamp,
-}
+/// Sessions whose last speaker is remembered, to note only changes; beyond it the memory starts anew.
+const SPEAKING_MAX: usize = 10_000;
 
 /// A fact on its way to Postgres.
 enum Note {
     Present { session: SessionSlug, identity: Identity, name: Option<String>, user: UserId },
     Started { session: SessionSlug, external_id: String },
     Stopped { external_id: String },
+    Speaks { session: SessionSlug, speaker: Option<Speaker>, at: Timestamp },
 }
 
 /// The notes cannot be kept: Postgres has been away for too long.
@@ -68,7 +55,8 @@ pub(crate) struct Full;
 pub(crate) struct Sessions {
     notes: mpsc::Sender<Note>,
     noted: Mutex<HashMap<(SessionSlug, Identity), Instant>>,
-    speakers: Mutex<HashMap<SessionSlug, VecDeque<ActiveSpeaker>>>,
+    /// What was noted last, and when.
+    speaking: Mutex<HashMap<SessionSlug, (Option<Speaker>, Instant)>>,
     counts: Counts,
     clock: Clock,
 }
@@ -92,7 +80,7 @@ impl Sessions {
         let sessions = Self {
             notes: sender,
             noted: Mutex::default(),
-            speakers: Mutex::default(),
+            speaking: Mutex::default(),
             counts: Counts::default(),
             clock,
         };
@@ -139,38 +127,24 @@ impl Sessions {
         Ok(())
     }
 
-    /// Somebody said who speaks. Equal to the newest, it changes nothing.
-    pub(crate) fn speaks(&self, session: &SessionSlug, identity: Identity, name: Option<String>) {
-        let heard_at = self.clock.now();
-        let mut sessions = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() >= SPEAKING_SESSIONS_MAX && !sessions.contains_key(session) {
-            let quiet =
-                |history: &VecDeque<ActiveSpeaker>| history.back().map_or(0, |speaker| speaker.heard_at.0);
-            let longest =
-                sessions.iter().min_by_key(|(_, history)| quiet(history)).map(|(slug, _)| slug.clone());
-            if let Some(longest) = longest {
-                sessions.remove(&longest);
+    /// Somebody said who speaks from now on; `None` for nobody. Equal to what was said last, here and a moment ago, it
+    /// changes nothing. One that finds no room is dropped: the next change says more.
+    pub(crate) fn speaks(&self, session: &SessionSlug, speaker: Option<Speaker>) {
+        {
+            let mut speaking = self.speaking.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = speaking.get(session);
+            if known.is_some_and(|(last, at)| *last == speaker && at.elapsed() < NOTE_INTERVAL) {
+                return;
             }
+            if speaking.len() >= SPEAKING_MAX {
+                speaking.clear();
+            }
+            speaking.insert(session.clone(), (speaker.clone(), Instant::now()));
         }
-        let history = sessions.entry(session.clone()).or_default();
-        if history.back().is_some_and(|last| last.identity == identity && last.name == name) {
-            return;
+        let note = Note::Speaks { session: session.clone(), speaker, at: self.clock.now() };
+        if self.note(note).is_err() {
+            self.speaking.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
         }
-        if history.len() >= SPEAKERS_MAX {
-            history.pop_front();
-        }
-        history.push_back(ActiveSpeaker { identity, name, heard_at });
-    }
-
-    /// Who speaks in a session, newest last.
-    pub(crate) fn speakers(&self, session: &SessionSlug) -> Vec<ActiveSpeaker> {
-        let sessions = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(session).map(|history| history.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    /// A session has ended: whoever spoke last does not speak first in the next.
-    pub(crate) fn ended(&self, session: &SessionSlug) {
-        self.speakers.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 
     /// How many notes wait for Postgres.
@@ -259,6 +233,9 @@ async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), Stora
             }
             Ok(())
         }
+        Note::Speaks { session, speaker, at } => {
+            storage.note_active_speaker(session, speaker.as_ref(), *at).await
+        }
     }
 }
 
@@ -277,37 +254,17 @@ pub(crate) async fn end_idle(edge: Arc<Edge>) {
             }
             Err(error) => tracing::warn!(%error, "end idle sessions"),
         }
+        if let Err(error) = edge.storage.forget_active_speakers(edge.clock.now()).await {
+            tracing::warn!(%error, "forget who spoke in sessions that have ended");
+        }
     }
 }
 
 /// Tells every edge that a session has ended.
 async fn tell_end(edge: &Edge, session: SessionSlug) {
-    edge.sessions.ended(&session);
+    // Whoever spoke last does not speak first in the next.
+    edge.sessions.speaks(&session, None);
     if let Err(error) = edge.bus.publish(&Topic::Session(session), &Event::SessionEnded).await {
         tracing::warn!(%error, "publish the end of a session");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_history_of_speakers_is_by_our_clock_and_bounded() {
-        let clock = Clock::manual(Timestamp(1_000));
-        let (sessions, _writer) = Sessions::new(clock.clone());
-        let room: SessionSlug = "room".parse().unwrap();
-        for turn in 0..SPEAKERS_MAX + 10 {
-            let identity = if turn % 2 == 0 { "alice" } else { "bob" };
-            for _ in 0..3 {
-                sessions.speaks(&room, identity.parse().unwrap(), None);
-            }
-            clock.advance(Duration::from_millis(500));
-        }
-        let history = sessions.speakers(&room);
-        assert_eq!(history.len(), SPEAKERS_MAX);
-        assert_eq!(history.last().unwrap().identity.as_str(), "bob");
-        assert!(history.windows(2).all(|pair| pair[0].heard_at < pair[1].heard_at));
-        assert!(sessions.speakers(&"other".parse().unwrap()).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use audio::{AudioError, Decoder, Format};
 use bytes::Bytes;
-use model::{FaultKind, Samples, StreamId, StreamState, StreamStatus};
+use model::{EngineName, FaultKind, Samples, StreamId, StreamState, StreamStatus};
 use rpc::{AudioUplink, UplinkClosed, UplinkError, UplinkEvent, UplinkEvents, WhenFull};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -200,28 +200,28 @@ async fn run(
 ) {
     let _open = edge.tally.stream();
     let _clear = Clear(&edge, &desk);
-    let status = StreamStatus {
+    let (status, followed) = watch::channel(StreamStatus {
         session: source.session.clone(),
         stream: source.stream,
         state: StreamState::Connecting,
+        engine: None,
+        fallback: None,
         at: edge.clock.now(),
-    };
+    });
     tracing::info!(stream = %short(source.stream), encoding = %format.encoding, at = %first, "stream opened");
     let (uplink, events) = AudioUplink::resume(&edge.workers, &edge.life, source, when_full, first);
-    let state = watch::Sender::new(StreamState::Connecting);
-    let followed = state.subscribe();
     let decoder = Some(Box::new(Decoder::new(format)));
     let intake = Intake { uplink, decoder, received: first, known: Samples(0) };
     let carry = async {
         tokio::select! {
-            () = hear(&edge, events, &desk, state) => {}
+            () = hear(&edge, events, &desk, status) => {}
             // The uplink goes on after the last command; what it says is heard beside this.
             () = async {
                 tokio::join!(send(intake, commands, &desk), desk.watch(&edge));
             } => {}
         }
     };
-    let told = edge.bus.tell_state(status, followed, edge.settings.ping_interval, &edge.clock);
+    let told = edge.bus.tell_state(followed, edge.settings.ping_interval, &edge.clock);
     tokio::join!(carry, told);
 }
 
@@ -402,10 +402,11 @@ fn outrun() -> Report {
     Report::Failed { fault: FaultKind::Dependency, message, retry_after: Some(OUTRUN_RETRY_AFTER) }
 }
 
-/// News of the uplink to the connection and, by `state`, to the followers.
-async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: watch::Sender<StreamState>) {
+/// News of the uplink to the connection and, by `status`, to the followers.
+async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, status: watch::Sender<StreamStatus>) {
     let mut outcome = defect("the audio could not be carried to a transcription worker");
     let mut losses = Losses::new();
+    let mut on_engine = OnEngine::default();
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -417,11 +418,16 @@ async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: wa
         let Some(event) = event else { break };
         match event {
             UplinkEvent::State(new) => {
-                state.send_replace(new);
+                status.send_modify(|status| status.state = new);
                 if new == StreamState::Ready {
                     desk.set_opened();
                 }
             }
+            UplinkEvent::Engine { engine, fallback } => {
+                on_engine.set(edge, engine);
+                status.send_modify(|status| (status.engine, status.fallback) = (engine, fallback));
+            }
+            UplinkEvent::Filtered(count) => edge.tally.filtered(count),
             UplinkEvent::Acknowledged(samples) => {
                 desk.set_acknowledged(samples);
                 desk.mention(Report::Acknowledged(samples));
@@ -449,6 +455,16 @@ async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, state: wa
     losses.tell(desk);
     edge.desks.clear(desk);
     desk.tell(outcome).await;
+}
+
+/// Counts a stream under the engine that understands it.
+#[derive(Default)]
+struct OnEngine<'a>(Option<crate::metrics::Open<'a>>);
+
+impl<'a> OnEngine<'a> {
+    fn set(&mut self, edge: &'a Edge, engine: Option<EngineName>) {
+        self.0 = (engine == Some(EngineName::Gladia)).then(|| edge.tally.bridge());
+    }
 }
 
 /// Sound that was given up and is not told yet. A source without a worker loses some with every message.

@@ -8,7 +8,10 @@ use std::{
 
 use event_bus::Event;
 use futures_util::future::BoxFuture;
-use model::{Caption, Final, Sequence, SessionSlug, StreamId, StreamState, StreamStatus, Topic, UtteranceId};
+use model::{
+    AppEvent, Caption, EngineName, Fallback, Final, OutsideId, Sequence, SessionSlug, StreamId, StreamState,
+    StreamStatus, Topic, UtteranceId,
+};
 use storage::StorageError;
 use tokio::time::Instant;
 
@@ -46,12 +49,12 @@ struct Heard {
 
 impl Transcript {
     /// What is known of the session's streams.
-    pub(crate) fn state(&self) -> Option<StreamState> {
-        self.lock().states.overall()
+    pub(crate) fn hearing(&self) -> Option<Hearing> {
+        self.lock().states.told.clone()
     }
 
-    fn update(&self, edge: &Edge, state: Option<StreamState>) -> Option<Update> {
-        state.map(|state| Update::state(self.session.clone(), state, edge.clock.now()))
+    fn update(&self, edge: &Edge, hearing: Option<Hearing>) -> Option<Update> {
+        hearing.map(|hearing| Update::state(self.session.clone(), hearing, edge.clock.now()))
     }
 
     fn caption(edge: &Edge, caption: Caption) -> Update {
@@ -119,28 +122,28 @@ impl Story for Transcript {
         match event {
             Event::Caption(Caption::Partial(partial)) => {
                 let mut heard = self.lock();
-                let changed = heard.states.note(partial.utterance.stream, StreamState::Ready);
+                let stream = partial.utterance.stream();
+                let changed = stream.and_then(|stream| heard.states.is_heard(stream));
                 told.extend(self.update(edge, changed));
-                if heard.finished.is_open(partial.utterance) {
+                if heard.finished.is_open(&partial.utterance) {
                     told.push(Self::caption(edge, Caption::Partial(partial)));
                 }
             }
             Event::Caption(Caption::Final(segment)) => return Some(segment),
-            Event::Status(StreamStatus { stream, state, .. }) => {
-                let changed = self.lock().states.note(stream, state);
+            Event::Status(StreamStatus { stream, state, engine, fallback, .. }) => {
+                let changed = self.lock().states.note(stream, Hearing { state, engine, fallback });
                 told.extend(self.update(edge, changed));
             }
-            Event::SessionEnded => edge.sessions.ended(&self.session),
-            Event::Notification { .. }
-            | Event::NotificationChanged(_)
-            | Event::Message(_)
-            | Event::App(_) => {}
+            Event::SessionEnded => {}
+            Event::TranscriptionError(error) => told.push(Update::error(self.session.clone(), error)),
+            Event::App(AppEvent { payload, .. }) => told.push(Update::verbatim(payload)),
+            Event::Notification { .. } | Event::NotificationChanged(_) | Event::Message(_) => {}
         }
         None
     }
 
     fn tell(&self, edge: &Edge, segment: Final) -> Update {
-        self.lock().finished.note(segment.utterance);
+        self.lock().finished.note(&segment.utterance);
         Self::caption(edge, Caption::Final(segment))
     }
 
@@ -150,70 +153,104 @@ impl Story for Transcript {
     }
 }
 
-/// The last utterance of each stream whose final was told.
+/// The last utterance of each stream whose final was told, and the last ones from outside.
 #[derive(Default)]
-struct Finished(VecDeque<(StreamId, u32)>);
+struct Finished {
+    heard: VecDeque<(StreamId, u32)>,
+    outside: VecDeque<OutsideId>,
+}
 
 impl Finished {
     /// Whether text of this open utterance is still news.
-    fn is_open(&self, utterance: UtteranceId) -> bool {
-        let finished = self.0.iter().find(|(stream, _)| *stream == utterance.stream);
-        finished.is_none_or(|(_, number)| utterance.number > *number)
-    }
-
-    fn note(&mut self, UtteranceId { stream, number }: UtteranceId) {
-        match self.0.iter_mut().find(|(known, _)| *known == stream) {
-            Some((_, highest)) => *highest = number.max(*highest),
-            None => {
-                if self.0.len() >= FINISHED_MAX {
-                    self.0.pop_front();
-                }
-                self.0.push_back((stream, number));
+    fn is_open(&self, utterance: &UtteranceId) -> bool {
+        match utterance {
+            UtteranceId::Heard { stream, number } => {
+                let finished = self.heard.iter().find(|(known, _)| known == stream);
+                finished.is_none_or(|(_, highest)| number > highest)
             }
+            UtteranceId::Outside(id) => !self.outside.contains(id),
         }
     }
+
+    fn note(&mut self, utterance: &UtteranceId) {
+        match utterance {
+            UtteranceId::Heard { stream, number } => {
+                match self.heard.iter_mut().find(|(known, _)| known == stream) {
+                    Some((_, highest)) => *highest = (*number).max(*highest),
+                    None => push(&mut self.heard, (*stream, *number)),
+                }
+            }
+            UtteranceId::Outside(id) if self.outside.contains(id) => {}
+            UtteranceId::Outside(id) => push(&mut self.outside, id.clone()),
+        }
+    }
+}
+
+/// Adds to what is remembered, and forgets the oldest when that is too much.
+fn push<T>(remembered: &mut VecDeque<T>, new: T) {
+    if remembered.len() >= FINISHED_MAX {
+        remembered.pop_front();
+    }
+    remembered.push_back(new);
+}
+
+/// Whether the sound of a stream, or of a whole session, is being understood, and by what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hearing {
+    pub(crate) state: StreamState,
+    pub(crate) engine: Option<EngineName>,
+    pub(crate) fallback: Option<Fallback>,
 }
 
 /// What is known of the streams of a session.
 #[derive(Default)]
 struct States {
-    streams: HashMap<StreamId, (StreamState, Instant)>,
-    told: Option<StreamState>,
+    streams: HashMap<StreamId, (Hearing, Instant)>,
+    told: Option<Hearing>,
 }
 
 impl States {
-    /// Takes in a stream's state; returns the session's when that changed by it.
-    fn note(&mut self, stream: StreamId, state: StreamState) -> Option<StreamState> {
-        if state == StreamState::Stopped {
+    /// Takes in how a stream does; returns how the session does when that changed by it.
+    fn note(&mut self, stream: StreamId, hearing: Hearing) -> Option<Hearing> {
+        if hearing.state == StreamState::Stopped {
             self.streams.remove(&stream);
         } else if self.streams.len() < STREAMS_MAX || self.streams.contains_key(&stream) {
-            self.streams.insert(stream, (state, Instant::now()));
+            self.streams.insert(stream, (hearing, Instant::now()));
         }
         self.changed()
     }
 
+    /// A caption of a stream came: a worker listens to it.
+    fn is_heard(&mut self, stream: StreamId) -> Option<Hearing> {
+        let (engine, fallback) = match self.streams.get(&stream) {
+            Some((known, _)) => (known.engine, known.fallback.clone()),
+            None => (None, None),
+        };
+        self.note(stream, Hearing { state: StreamState::Ready, engine, fallback })
+    }
+
     /// Lets go of streams that are silent for longer than `limit`.
-    fn forget(&mut self, limit: Duration) -> Option<StreamState> {
+    fn forget(&mut self, limit: Duration) -> Option<Hearing> {
         self.streams.retain(|_, (_, heard)| heard.elapsed() < limit);
         self.changed()
     }
 
-    fn changed(&mut self) -> Option<StreamState> {
-        let overall = if self.streams.values().any(|(state, _)| *state == StreamState::Ready) {
-            StreamState::Ready
-        } else if self.streams.is_empty() {
-            // Before anything was heard there is nothing to say.
-            self.told.map(|_| StreamState::Stopped)?
-        } else {
-            StreamState::Connecting
+    fn changed(&mut self) -> Option<Hearing> {
+        // Of several streams, the one whose engine has failed is news.
+        let notable = |(hearing, _): &&(Hearing, Instant)| {
+            (hearing.state == StreamState::Ready, hearing.fallback.is_some(), hearing.engine.is_some())
         };
-        let changed = self.told != Some(overall);
-        self.told = Some(overall);
+        let overall = match self.streams.values().max_by_key(notable) {
+            Some((hearing, _)) => hearing.clone(),
+            // Before anything was heard there is nothing to say.
+            None => {
+                self.told.as_ref()?;
+                Hearing { state: StreamState::Stopped, engine: None, fallback: None }
+            }
+        };
+        let changed = self.told.as_ref() != Some(&overall);
+        self.told = Some(overall.clone());
         changed.then_some(overall)
-    }
-
-    fn overall(&self) -> Option<StreamState> {
-        self.told
     }
 }
 
@@ -227,8 +264,9 @@ mod tests {
     fn a_session_is_ready_while_any_stream_is() {
         use StreamState::{Connecting, Ready, Stopped};
         let (one, two) = (StreamId(Uuid::from_u128(1)), StreamId(Uuid::from_u128(2)));
+        let plain = |state| Hearing { state, engine: None, fallback: None };
         let mut states = States::default();
-        assert_eq!(states.note(one, Stopped), None, "nothing was ever there");
+        assert_eq!(states.note(one, plain(Stopped)), None, "nothing was ever there");
         for (stream, state, told) in [
             (one, Connecting, Some(Connecting)),
             (one, Connecting, None),
@@ -239,20 +277,40 @@ mod tests {
             (two, Stopped, Some(Stopped)),
             (two, Stopped, None),
         ] {
-            assert_eq!(states.note(stream, state), told);
+            assert_eq!(states.note(stream, plain(state)), told.map(plain));
         }
-        assert_eq!(states.overall(), Some(Stopped));
-        states.note(one, Ready);
-        assert_eq!(states.forget(Duration::ZERO), Some(Stopped));
+        assert_eq!(states.told, Some(plain(Stopped)));
+        states.note(one, plain(Ready));
+        assert_eq!(states.forget(Duration::ZERO), Some(plain(Stopped)));
+    }
+
+    #[test]
+    fn an_engine_that_failed_is_told_and_stays_told() {
+        let stream = StreamId(Uuid::from_u128(1));
+        let fallback = Fallback { from: EngineName::Gladia, reason: "quota".to_owned() };
+        let failed = Hearing {
+            state: StreamState::Ready,
+            engine: Some(EngineName::Moonshine),
+            fallback: Some(fallback),
+        };
+        let mut states = States::default();
+        let first = Hearing { engine: Some(EngineName::Gladia), fallback: None, ..failed.clone() };
+        assert_eq!(states.note(stream, first.clone()), Some(first));
+        assert_eq!(states.note(stream, failed.clone()), Some(failed.clone()));
+        assert_eq!(states.is_heard(stream), None);
+        assert_eq!(states.told, Some(failed));
     }
 
     #[test]
     fn partials_of_finished_utterances_are_old() {
-        let of = |stream, number| UtteranceId { stream: StreamId(Uuid::from_u128(stream)), number };
+        let of = |stream, number| UtteranceId::Heard { stream: StreamId(Uuid::from_u128(stream)), number };
+        let outside = |id: &str| UtteranceId::Outside(id.parse().unwrap());
         let mut finished = Finished::default();
-        assert!(finished.is_open(of(1, 1)));
-        finished.note(of(1, 3));
-        finished.note(of(1, 2));
-        assert!(!finished.is_open(of(1, 3)) && finished.is_open(of(1, 4)) && finished.is_open(of(2, 1)));
+        assert!(finished.is_open(&of(1, 1)) && finished.is_open(&outside("a")));
+        finished.note(&of(1, 3));
+        finished.note(&of(1, 2));
+        finished.note(&outside("a"));
+        assert!(!finished.is_open(&of(1, 3)) && finished.is_open(&of(1, 4)) && finished.is_open(&of(2, 1)));
+        assert!(!finished.is_open(&outside("a")) && finished.is_open(&outside("b")));
     }
 }

@@ -3,10 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use fanout::Item;
-use model::{Caption, Sequence, SessionSlug, StreamState, Timestamp, UtteranceId};
+use model::{Caption, JsonObject, Sequence, SessionSlug, Timestamp, TranscriptionError, UtteranceId};
 use tungstenite::Utf8Bytes;
 
-use crate::protocol::{self, Shape};
+use crate::{
+    protocol::{self, Shape},
+    transcript::Hearing,
+};
 
 /// A caption, or how the session's audio does. Cheap to clone.
 #[derive(Clone)]
@@ -20,7 +23,17 @@ struct Told {
 
 enum What {
     Caption(Caption),
-    State { session: SessionSlug, state: StreamState, at: Timestamp },
+    State {
+        session: SessionSlug,
+        hearing: Hearing,
+        at: Timestamp,
+    },
+    Error {
+        session: SessionSlug,
+        error: TranscriptionError,
+    },
+    /// Of a back end, as it wrote it.
+    Verbatim(JsonObject),
 }
 
 /// What an update is the newest state of.
@@ -35,8 +48,16 @@ impl Update {
         Self::new(What::Caption(caption))
     }
 
-    pub(crate) fn state(session: SessionSlug, state: StreamState, at: Timestamp) -> Self {
-        Self::new(What::State { session, state, at })
+    pub(crate) fn state(session: SessionSlug, hearing: Hearing, at: Timestamp) -> Self {
+        Self::new(What::State { session, hearing, at })
+    }
+
+    pub(crate) fn error(session: SessionSlug, error: TranscriptionError) -> Self {
+        Self::new(What::Error { session, error })
+    }
+
+    pub(crate) fn verbatim(message: JsonObject) -> Self {
+        Self::new(What::Verbatim(message))
     }
 
     fn new(what: What) -> Self {
@@ -47,10 +68,20 @@ impl Update {
     pub(crate) fn encode(&self, shape: Shape, texts: &mut Vec<Utf8Bytes>) {
         let Told { what, split, transcript } = &*self.0;
         match what {
-            What::State { session, state, at } => {
-                texts.push(split.get_or_init(|| protocol::stt_status(session, *state, *at)).clone());
+            What::State { session, hearing, at } => {
+                texts.push(split.get_or_init(|| protocol::stt_status(session, hearing, *at)).clone());
             }
+            What::Error { session, error } => {
+                texts.push(split.get_or_init(|| protocol::transcription_error(session, error)).clone());
+            }
+            What::Verbatim(message) => {
+                texts.push(split.get_or_init(|| protocol::verbatim(message)).clone());
+            }
+
             What::Caption(caption) => {
+                // One that its back end wrote has one shape, whatever is asked for.
+                let is_verbatim = matches!(caption, Caption::Final(segment) if segment.verbatim().is_some());
+                let shape = if is_verbatim { Shape::Split } else { shape };
                 if shape != Shape::Transcript {
                     texts.push(split.get_or_init(|| protocol::transcript(caption, true)).clone());
                 }
@@ -65,7 +96,10 @@ impl Update {
     pub(crate) fn sequence(&self) -> Option<Sequence> {
         match &self.0.what {
             What::Caption(Caption::Final(segment)) => Some(segment.sequence),
-            What::Caption(Caption::Partial(_)) | What::State { .. } => None,
+            What::Caption(Caption::Partial(_))
+            | What::State { .. }
+            | What::Error { .. }
+            | What::Verbatim(_) => None,
         }
     }
 
@@ -79,8 +113,8 @@ impl Item for Update {
     type Key = Subject;
     fn replaces(&self) -> Option<Subject> {
         match &self.0.what {
-            What::Caption(Caption::Partial(partial)) => Some(Subject::Utterance(partial.utterance)),
-            What::Caption(Caption::Final(_)) => None,
+            What::Caption(Caption::Partial(partial)) => Some(Subject::Utterance(partial.utterance.clone())),
+            What::Caption(Caption::Final(_)) | What::Error { .. } | What::Verbatim(_) => None,
             What::State { .. } => Some(Subject::Session),
         }
     }

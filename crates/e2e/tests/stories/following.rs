@@ -1,7 +1,7 @@
 //! Following at one's own pace.
 
 use e2e::Stack;
-use model::{Samples, Speaker, StreamId, UtteranceId};
+use model::{Samples, Speaker, StreamId};
 use serde_json::json;
 use storage::{NewFinal, NewStream, Recorded};
 use testkit::eventually;
@@ -15,7 +15,15 @@ async fn a_follower_that_does_not_read_is_sent_away_and_reads_on_where_it_was() 
     let speaker = Speaker { identity: "alice".parse().unwrap(), name: None };
     let now = model::Clock::system().now();
     let id = StreamId(Uuid::new_v4());
-    let stream = NewStream { id, session: room.slug.clone(), speaker: speaker.clone(), started_at: now, now };
+    let stream = NewStream {
+        id,
+        session: room.slug.clone(),
+        speaker: speaker.clone(),
+        started_at: now,
+        user: None,
+        limits: storage::StreamLimits::default(),
+        now,
+    };
     let open = stack.storage.open_stream(&stream).await.unwrap();
 
     // 50 MB of them, since the kernel's buffers on both sides of nginx may grow to 20 MB. The worker's relay announces
@@ -28,7 +36,8 @@ async fn a_follower_that_does_not_read_is_sent_away_and_reads_on_where_it_was() 
             session_id: open.session_id,
             session: room.slug.clone(),
             epoch: open.epoch,
-            utterance: UtteranceId { stream: id, number },
+            stream: id,
+            number,
             speaker: speaker.clone(),
             text: format!("{number} {long}"),
             language: None,

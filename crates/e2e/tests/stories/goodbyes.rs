@@ -60,7 +60,7 @@ async fn a_draining_edge_finishes_what_was_said_and_says_when_to_come_back() {
     let both = room.finals().await;
     assert!(
         both.len() > finals.len()
-            && both.iter().all(|last| last.utterance.stream == both[0].utterance.stream)
+            && both.iter().all(|last| last.utterance.stream() == both[0].utterance.stream())
     );
 }
 

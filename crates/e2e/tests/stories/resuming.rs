@@ -73,8 +73,8 @@ async fn speak_over_a_bad_network(doors: &[Room], samples: &[i16], seed: u64) ->
 async fn stored_and_told_once(room: &Room, follower: &mut Client, samples: &[i16]) -> Vec<Final> {
     let finals = room.finals().await;
     assert!(finals.is_sorted_by(|one, next| one.end <= next.start), "no sound twice");
-    assert!(finals.iter().all(|segment| segment.utterance.stream == finals[0].utterance.stream));
-    assert!(finals.is_sorted_by(|one, next| one.utterance.number < next.utterance.number));
+    assert!(finals.iter().all(|segment| segment.utterance.stream() == finals[0].utterance.stream()));
+    assert!(finals.is_sorted_by(|one, next| (one.start, one.end) < (next.start, next.end)));
     assert!(finals.last().unwrap().end <= Samples::of(samples.len()));
     let told = follower.finals_to(finals.last().unwrap().sequence.0).await;
     let told: Vec<_> = told.iter().map(|value| value["sequence"].as_u64().unwrap()).collect();

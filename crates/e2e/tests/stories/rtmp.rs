@@ -145,8 +145,8 @@ async fn a_push_that_is_cut_for_eight_seconds_is_one_stream_with_one_clock() {
     };
     eventually("the last words are stored", whole).await;
     let finals = room.finals().await;
-    let stream = finals[0].utterance.stream;
-    assert!(finals.iter().all(|segment| segment.utterance.stream == stream), "one stream");
+    let stream = finals[0].utterance.stream();
+    assert!(finals.iter().all(|segment| segment.utterance.stream() == stream), "one stream");
     assert!(finals.is_sorted_by(|one, next| one.end <= next.start), "one clock");
     // The second push is whole: what stands after the outage is all that was said.
     let rest: Vec<Final> =
@@ -177,8 +177,8 @@ async fn a_killed_ingest_costs_what_it_held_and_the_next_push_is_whole() {
 
     let of_second = async || -> Vec<Final> {
         let finals = room.finals().await;
-        let first = finals[0].utterance.stream;
-        finals.into_iter().filter(|segment| segment.utterance.stream != first).collect()
+        let first = finals[0].utterance.stream();
+        finals.into_iter().filter(|segment| segment.utterance.stream() != first).collect()
     };
     let length = Samples::of(again.samples().len());
     let whole = async || of_second().await.last().is_some_and(|last| last.end + SILENCE_AT_END >= length);

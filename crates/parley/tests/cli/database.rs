@@ -1,6 +1,6 @@
 //! `parley migrate` and `parley export` against a real Postgres.
 
-use model::{Clock, Samples, Speaker, StreamId, UtteranceId, Word};
+use model::{Clock, Samples, Speaker, StreamId, Word};
 use storage::{NewFinal, NewStream, Recorded, Storage};
 use testkit::Database;
 
@@ -16,14 +16,23 @@ async fn say(storage: &Storage, session: &str, who: &str, text: &str) -> StreamI
     let session = session.parse().unwrap();
     let speaker = Speaker { identity: who.parse().unwrap(), name: None };
     let id = StreamId(uuid::Uuid::new_v4());
-    let stream = NewStream { id, session, speaker: speaker.clone(), started_at: now, now };
+    let stream = NewStream {
+        id,
+        session,
+        speaker: speaker.clone(),
+        started_at: now,
+        user: None,
+        limits: storage::StreamLimits::default(),
+        now,
+    };
     let open = storage.open_stream(&stream).await.unwrap();
     let (start, end) = (Samples(0), Samples::from_millis(1500));
     let segment = NewFinal {
         session_id: open.session_id,
         session: stream.session,
         epoch: open.epoch,
-        utterance: UtteranceId { stream: id, number: open.next_utterance },
+        stream: id,
+        number: open.next_utterance,
         speaker,
         text: text.to_owned(),
         language: Some("en".to_owned()),

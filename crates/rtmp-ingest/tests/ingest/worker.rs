@@ -92,7 +92,7 @@ impl Worker {
                         heard.samples.resize(usize::try_from(frame.start.0).unwrap(), 0);
                         heard.samples.extend_from_slice(&frame.samples);
                     });
-                    Outgoing::Acknowledged(Acknowledged { samples: position, room: 1 })
+                    Outgoing::Acknowledged(Acknowledged { samples: position, room: 1, filtered: 0 })
                 }
                 Incoming::Stop(_) => {
                     change(&|heard| heard.ended = true);

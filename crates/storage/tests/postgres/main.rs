@@ -6,11 +6,12 @@ mod messages;
 mod notifications;
 mod outbox;
 mod sessions;
+mod sound;
 mod stream_keys;
 mod streams;
 mod transcripts;
 
-use model::{Samples, SessionSlug, Speaker, StreamId, Timestamp, UtteranceId, Word};
+use model::{Samples, SessionSlug, Speaker, StreamId, Timestamp, Word};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -25,7 +26,15 @@ fn stream_id(number: u128) -> StreamId {
 
 fn new_stream(session: &str, id: StreamId) -> NewStream {
     let speaker = Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".to_owned()) };
-    NewStream { id, session: slug(session), speaker, started_at: NOW, now: NOW }
+    NewStream {
+        id,
+        session: slug(session),
+        speaker,
+        started_at: NOW,
+        user: None,
+        limits: storage::StreamLimits::default(),
+        now: NOW,
+    }
 }
 
 /// The utterance of this number: one second each, half a second apart.
@@ -35,7 +44,8 @@ fn utterance(session: &str, stream: StreamId, open: &OpenStream, number: u32) ->
         session_id: open.session_id,
         session: slug(session),
         epoch: open.epoch,
-        utterance: UtteranceId { stream, number },
+        stream,
+        number,
         speaker: Speaker { identity: "alice".parse().unwrap(), name: None },
         text: format!("Utterance {number}, \u{0645}\u{0631}\u{062d}\u{0628}\u{0627}."),
         language: Some("en".to_owned()),
@@ -49,6 +59,6 @@ fn utterance(session: &str, stream: StreamId, open: &OpenStream, number: u32) ->
 async fn store(storage: &Storage, segment: &NewFinal) -> model::Final {
     match storage.record_final(segment).await.unwrap() {
         Recorded::Stored(stored) => stored,
-        Recorded::AlreadyStored => panic!("already stored: {:?}", segment.utterance),
+        Recorded::AlreadyStored => panic!("already stored: {:?}", segment.number),
     }
 }

@@ -1,5 +1,5 @@
 use futures_util::{TryStreamExt, future::join_all};
-use model::{Final, Samples, Sequence, Topic};
+use model::{Final, Samples, Sequence, Topic, UtteranceId};
 use storage::{Recorded, StorageError};
 use testkit::Database;
 
@@ -125,9 +125,9 @@ async fn a_transcript_is_in_order_of_time_over_streams_and_pages() {
         store(&storage, &utterance("demo", stream_id(1), &early, number)).await;
     }
     let finals: Vec<Final> = storage.transcript(&slug("demo")).try_collect().await.unwrap();
-    let order: Vec<_> =
-        finals.iter().map(|segment| (segment.utterance.stream, segment.utterance.number)).collect();
-    let expected = [(1, 1), (2, 1), (1, 2), (2, 2)].map(|(stream, number)| (stream_id(stream), number));
+    let order: Vec<_> = finals.iter().map(|segment| segment.utterance.clone()).collect();
+    let expected = [(1, 1), (2, 1), (1, 2), (2, 2)]
+        .map(|(stream, number)| UtteranceId::Heard { stream: stream_id(stream), number });
     assert_eq!(order, expected);
 
     // A correction replaces its utterance in the transcript, and is one more final for followers.

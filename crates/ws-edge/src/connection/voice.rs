@@ -39,6 +39,8 @@ pub(super) fn introduction(
         partials: true,
         // Counts only if no worker has opened the stream yet.
         started_at: edge.clock.now(),
+        user: Some(principal.user().clone()),
+        is_room: false,
     }
 }
 

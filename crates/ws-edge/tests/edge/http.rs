@@ -202,7 +202,7 @@ async fn open_routes_need_no_proof() {
 }
 
 #[tokio::test]
-async fn the_active_speaker_is_kept() {
+async fn who_speaks_is_kept_by_our_clock() {
     let stage = Stage::start().await;
     let path = "/api/active-speaker";
     assert_eq!(post(&stage, path, None, "{").await.0, 500);
@@ -223,16 +223,18 @@ async fn the_active_speaker_is_kept() {
     );
     let other = tokens::good(&stage.secret, &"other".parse().unwrap(), "bob");
     assert_eq!(post(&stage, path, None, body(&other)).await.0, 403, "a token of another session");
-    assert!(stage.running.speakers(&stage.session).is_empty());
+    assert_eq!(stage.turns().await, []);
     assert_eq!(post(&stage, path, None, body(&stage.token("alice"))).await, (200, json!({"success": true})));
 
     let mut client = stage.connect("carol", "").await;
     client.say(json!({"type": "active_speaker"})).await;
-    client.settled().await;
-    let speakers = stage.running.speakers(&stage.session);
-    let names: Vec<_> =
-        speakers.iter().map(|speaker| (speaker.identity.as_str(), speaker.name.as_deref())).collect();
-    assert_eq!(names, [("bob", Some("Bob")), ("carol", None)]);
+    // Said again it is no news.
+    client.say(json!({"type": "active_speaker", "identity": "carol"})).await;
+    client.say(json!({"type": "active_speaker", "isActive": false})).await;
+    let told = [Some(("bob", Some("Bob"))), Some(("carol", None)), None];
+    let told =
+        told.map(|turn| turn.map(|(who, name): (&str, Option<&str>)| (who.into(), name.map(Into::into))));
+    eventually("the speakers are noted", async || stage.turns().await == told).await;
     stage.end().await;
 }
 

@@ -206,8 +206,15 @@ async fn a_stream_of_somebody_else_is_refused_and_an_unknown_one_begins_anew() {
     let old = StreamId(Uuid::new_v4());
     let long_ago = model::Timestamp(Clock::system().now().0 - 2 * 24 * 3_600 * 1_000);
     let speaker = Speaker { identity: "bob".parse().unwrap(), name: None };
-    let forgotten =
-        NewStream { id: old, session: stage.session.clone(), speaker, started_at: long_ago, now: long_ago };
+    let forgotten = NewStream {
+        id: old,
+        session: stage.session.clone(),
+        speaker,
+        started_at: long_ago,
+        user: None,
+        limits: storage::StreamLimits::default(),
+        now: long_ago,
+    };
     stage.storage.open_stream(&forgotten).await.unwrap();
     for (unknown, acked) in
         [(json!(Uuid::new_v4()), 100), (json!(old.to_string()), 0), (json!(Uuid::new_v4()), 1 << 45)]

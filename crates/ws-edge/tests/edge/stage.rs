@@ -166,10 +166,25 @@ impl Stage {
         let id = StreamId(Uuid::new_v4());
         let speaker = Speaker { identity: "alice".parse().unwrap(), name: Some("Alice".into()) };
         let now = Clock::system().now();
-        let stream =
-            NewStream { id, session: self.session.clone(), speaker: speaker.clone(), started_at: now, now };
+        let stream = NewStream {
+            id,
+            session: self.session.clone(),
+            speaker: speaker.clone(),
+            started_at: now,
+            user: None,
+            limits: storage::StreamLimits::default(),
+            now,
+        };
         let opened = self.storage.open_stream(&stream).await.unwrap();
         Voice { id, speaker, opened, said: 0 }
+    }
+
+    /// Who was said to speak, in order: identities and names.
+    pub async fn turns(&self) -> Vec<Option<(String, Option<String>)>> {
+        let now = Clock::system().now();
+        let turns = self.storage.active_speakers(&self.session, Timestamp(0), now).await.unwrap();
+        let speaker = |speaker: Speaker| (speaker.identity.to_string(), speaker.name);
+        turns.into_iter().map(|turn| turn.speaker.map(speaker)).collect()
     }
 
     pub async fn publish(&self, caption: Caption) {
@@ -192,7 +207,7 @@ pub struct Voice {
 
 impl Voice {
     fn utterance(&self, number: u32) -> UtteranceId {
-        UtteranceId { stream: self.id, number }
+        UtteranceId::Heard { stream: self.id, number }
     }
 
     /// Text of the utterance after the last stored one.
@@ -207,6 +222,7 @@ impl Voice {
             start: Samples(u64::from(self.said) * 16_000),
             end: Samples(u64::from(self.said) * 16_000 + 8_000),
             at: Clock::system().now(),
+            outside: None,
         })
     }
 
@@ -218,7 +234,8 @@ impl Voice {
             session_id: self.opened.session_id,
             session: stage.session.clone(),
             epoch: self.opened.epoch,
-            utterance: self.utterance(self.said),
+            stream: self.id,
+            number: self.said,
             speaker: self.speaker.clone(),
             text: text.to_owned(),
             language: Some("en".into()),

@@ -100,7 +100,7 @@ impl Worker {
                     if mood == Mood::Hoarding {
                         continue;
                     }
-                    Outgoing::Acknowledged(Acknowledged { samples: position, room: 1 })
+                    Outgoing::Acknowledged(Acknowledged { samples: position, room: 1, filtered: 0 })
                 }
                 Incoming::Stop(_) => {
                     self.heard(|heard| heard.ended += 1);
@@ -141,6 +141,8 @@ impl Transcription for Worker {
             session: source.session.clone(),
             speaker: source.speaker.clone(),
             started_at: source.started_at,
+            user: None,
+            limits: storage::StreamLimits::default(),
             now,
         };
         let opened = self.storage.open_stream(&stream).await;
