@@ -95,6 +95,8 @@ pub enum Spoken {
         text: String,
         /// Leading characters (Unicode scalar values) that two consecutive hypotheses agree on.
         stable: u32,
+        /// Language (BCP 47), when the engine tells.
+        language: Option<String>,
         /// Where speech begins.
         start: Samples,
         /// How much of the stream the text covers.
@@ -104,10 +106,14 @@ pub enum Spoken {
     Final {
         /// Number of the utterance.
         number: u32,
+        /// 0, and one more for each time that a provider corrects a text it gave as final.
+        revision: u32,
         /// Never empty.
         text: String,
         /// Its words with estimated times.
         words: Vec<Word>,
+        /// Language (BCP 47), when the engine tells.
+        language: Option<String>,
         /// Where speech begins.
         start: Samples,
         /// Where the utterance ends; the next one begins here or later.
@@ -135,11 +141,16 @@ pub enum Spoken {
 impl fmt::Debug for Spoken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Partial { number, text, stable, start, end } => {
+            Self::Partial { number, text, stable, start, end, .. } => {
                 write!(f, "Partial(#{number}, {} bytes, {stable} stable, {start}..{end})", text.len())
             }
-            Self::Final { number, text, words, start, end } => {
-                write!(f, "Final(#{number}, {} bytes, {} words, {start}..{end})", text.len(), words.len())
+            Self::Final { number, revision, text, words, start, end, .. } => {
+                write!(
+                    f,
+                    "Final(#{number} r{revision}, {} bytes, {} words, {start}..{end})",
+                    text.len(),
+                    words.len()
+                )
             }
             Self::Nothing { start, end } => write!(f, "Nothing({start}..{end})"),
             Self::Lost { start, end, error } => write!(f, "Lost({start}..{end}, {error})"),
@@ -437,6 +448,7 @@ impl Listener {
             number,
             text: shown.text(),
             stable: shown.stable_chars(),
+            language: None,
             start: open.sound.at(open.voice_start),
             end: open.sound.at(frames).min(heard),
         });
@@ -472,13 +484,13 @@ impl Listener {
             let text = hypothesis.text();
             let words: Vec<String> = hypothesis.words.into_iter().map(|word| word.text).collect();
             let words = times::place(&utterance.sound, &words, &utterance.sightings);
-            return Some(Spoken::Final { number, text, words, start, end });
+            return Some(Spoken::Final { number, revision: 0, text, words, language: None, start, end });
         }
         metrics::counter!(meters::UTTERANCES_EMPTY).increment(1);
         Some(if *utterance.agreement.shown() == Shown::default() {
             Spoken::Nothing { start, end }
         } else {
-            Spoken::Partial { number, text: String::new(), stable: 0, start, end }
+            Spoken::Partial { number, text: String::new(), stable: 0, language: None, start, end }
         })
     }
 }

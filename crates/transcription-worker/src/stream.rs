@@ -310,14 +310,14 @@ impl StreamTask {
 
     fn publish(&mut self, spoken: Spoken, settled: Samples) {
         let outcome = match spoken {
-            Spoken::Partial { number, text, stable, start, end } => {
+            Spoken::Partial { number, text, stable, language, start, end } => {
                 self.partials.publish(Partial {
                     session: self.source.session.clone(),
                     utterance: UtteranceId::Heard { stream: self.source.stream, number },
                     speaker: self.source.speaker.clone(),
                     text,
                     stable,
-                    language: None,
+                    language,
                     start,
                     end,
                     at: self.clock.now(),
@@ -325,7 +325,7 @@ impl StreamTask {
                 });
                 return;
             }
-            Spoken::Final { number, text, words, start, end } => {
+            Spoken::Final { number, text, words, start, end, .. } => {
                 self.finals.push(Utterance { number, text, words, start, end }, settled);
                 "final"
             }
