@@ -225,7 +225,7 @@ async fn each_trouble_has_its_name() {
         (1000, GladiaTrouble::Unavailable),
     ];
     for (code, expected) in cases {
-        let (mut session, sockets) = (open(&server), server.sockets());
+        let (sockets, mut session) = (server.sockets(), open(&server));
         eventually("a socket", async || server.sockets() > sockets).await;
         server.drop_socket(Some(code));
         assert_eq!(next(&mut session).await, GladiaEvent::Failed(expected));
