@@ -1,5 +1,12 @@
 //! Gladia sessions against a stand-in over real sockets, which recognizes with the real model.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a fault here fails the test that met it"
+)]
+
 #[expect(dead_code, reason = "each test uses some of it")]
 mod hearing;
 
