@@ -415,6 +415,74 @@ mod tests {
     }
 
     #[test]
+    fn whatever_gladia_says_the_account_stays_right() {
+        let mut seed = 7_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let mut session = Session::new();
+        let (mut settled, mut finals) = (Samples(0), std::collections::HashMap::new());
+        for _ in 0..50_000 {
+            let (start, length) = (random(400) as f64 / 10.0, random(60) as f64 / 10.0);
+            let id = random(100).to_string();
+            let text = ["", "one", "one two"][random(3) as usize];
+            let said = match random(12) {
+                0 => {
+                    session.tape.push(&vec![0; random(8_000) as usize]);
+                    None
+                }
+                1 => {
+                    session.tape.skip_to(Samples(session.tape.heard().0 + random(10_000)));
+                    None
+                }
+                2 => {
+                    session.tape.disconnected();
+                    session.tape.connected(session.now);
+                    None
+                }
+                3 => {
+                    session.tape.take_unsent(random(40_000) as usize, session.now);
+                    None
+                }
+                4 | 5 => {
+                    let from = random(4_000_000);
+                    session.tape.acknowledge(from, from + random(40_000), session.now);
+                    None
+                }
+                6 => session.hear(Message::SpeechStart(start)),
+                7 => session.hear(Message::SpeechEnd(start)),
+                8 => session.wait(random(8)),
+                9 => session.say(&id, false, text, start, start + length),
+                _ => session.say(&id, true, text, start, start + length),
+            };
+            let heard = session.tape.heard();
+            match said {
+                Some(Spoken::Final { number, revision, start, end, words, .. }) => {
+                    assert!(start <= end && end <= heard);
+                    assert!(words.iter().all(|word| start <= word.start && word.end <= end));
+                    let before = finals.insert(number, revision);
+                    assert_eq!(before.map_or(0, |before| before + 1), revision, "#{number}");
+                }
+                Some(Spoken::Partial { number, text, stable, .. }) => {
+                    assert!(stable as usize <= text.len() && !finals.contains_key(&number));
+                }
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+            assert!(session.utterances.settled() >= settled && session.utterances.settled() <= heard);
+            settled = session.utterances.settled();
+        }
+        assert!(finals.len() > 1_000 && settled > Samples(1_600_000), "{} {settled}", finals.len());
+        let mut at = settled;
+        for (begin, pcm) in session.tape.rest(settled, &session.utterances.done()) {
+            assert!(begin >= at);
+            at = begin + Samples::of(pcm.len());
+        }
+        assert!(at <= session.tape.heard());
+    }
+
+    #[test]
     fn only_so_many_utterances_are_remembered() {
         let mut session = Session::new();
         for index in 0..1_000 {
