@@ -1,5 +1,12 @@
 //! Gladia sessions against a stand-in over real sockets, which recognizes with the real model.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a fault here fails the test that met it"
+)]
+
 #[expect(dead_code, reason = "each test uses some of it")]
 mod hearing;
 
@@ -225,7 +232,7 @@ async fn each_trouble_has_its_name() {
         (1000, GladiaTrouble::Unavailable),
     ];
     for (code, expected) in cases {
-        let (mut session, sockets) = (open(&server), server.sockets());
+        let (sockets, mut session) = (server.sockets(), open(&server));
         eventually("a socket", async || server.sockets() > sockets).await;
         server.drop_socket(Some(code));
         assert_eq!(next(&mut session).await, GladiaEvent::Failed(expected));

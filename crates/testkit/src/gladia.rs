@@ -123,8 +123,9 @@ struct Job {
 
 #[derive(Default)]
 struct Ear {
-    /// Frames heard, in samples they begin at.
     frames: usize,
+    /// Frame at which the last utterance ended.
+    closed: usize,
     number: usize,
     /// First frame, sound, frames since the last voice.
     open: Option<(usize, Vec<i16>, usize)>,
@@ -485,7 +486,7 @@ fn hear(session: &Session, state: &mut State) {
         state.ear.frames += 1;
         match &mut state.ear.open {
             None if voiced => {
-                let start = index.saturating_sub(PREROLL_FRAMES);
+                let start = index.saturating_sub(PREROLL_FRAMES).max(state.ear.closed);
                 let sound = state.bytes.get(start * FRAME * 2..(index + 1) * FRAME * 2).map(samples);
                 state.ear.open = Some((start, sound.unwrap_or_default(), 0));
                 say_speech(session, state, "speech_start", start);
@@ -511,6 +512,7 @@ fn close_utterance(session: &Session, state: &mut State) {
     say_speech(session, state, "speech_end", state.ear.frames);
     state.jobs.push_back(Job { number: state.ear.number, is_final: true, start, pcm });
     state.ear.number += 1;
+    state.ear.closed = state.ear.frames;
 }
 
 /// Frames of silence that end an utterance.

@@ -118,15 +118,18 @@ async fn serve(
     let url = open(account, Bytes::from(body)).await?;
     let mut failures = 0;
     loop {
+        let mut useful = false;
         if let Some(socket) = connect(account, &url).await? {
             let began = Instant::now();
             shared.tape().connected(began);
-            let (closed, useful) = talk(socket, limits, shared, news).await;
-            let ended = {
+            let (closed, heard) = talk(socket, limits, shared, news).await;
+            let (ended, owing) = {
                 let mut tape = shared.tape();
                 tape.disconnected();
-                tape.ended()
+                (tape.ended(), tape.owed_since().is_some())
             };
+            // One with nothing to say may be closed for being idle.
+            useful = heard || (!owing && began.elapsed() > limits.back_off.1);
             match closed {
                 Closed::Socket(Some(1000 | 1001), _) if ended => return Ok(()),
                 Closed::Trouble(trouble) => return Err(trouble),
@@ -138,10 +141,8 @@ async fn serve(
                 }
             }
             metrics::counter!(meters::GLADIA_RECONNECTS).increment(1);
-            failures = if useful || began.elapsed() > limits.back_off.1 { 0 } else { failures + 1 };
-        } else {
-            failures += 1;
         }
+        failures = if useful { 0 } else { failures + 1 };
         if failures >= ATTEMPTS_MAX {
             return Err(GladiaTrouble::Unavailable);
         }
@@ -219,12 +220,12 @@ async fn connect(account: &Account, url: &Url) -> Result<Option<Socket>, GladiaT
     }
 }
 
-/// Serves one connection. Returns how it ended, and whether anything came of it.
+/// Serves one connection. Returns how it ended, and whether Gladia said anything.
 async fn talk(socket: Socket, limits: &GladiaLimits, shared: &Shared, news: &Sender<News>) -> (Closed, bool) {
     let (sink, stream) = socket.split();
-    let mut useful = false;
+    let mut heard = false;
     let closed = {
-        let mut receiving = std::pin::pin!(receive(stream, limits, shared, news, &mut useful));
+        let mut receiving = std::pin::pin!(receive(stream, limits, shared, news, &mut heard));
         tokio::select! {
             closed = &mut receiving => closed,
             () = send(sink, limits, shared) => {
@@ -233,7 +234,7 @@ async fn talk(socket: Socket, limits: &GladiaLimits, shared: &Shared, news: &Sen
             }
         }
     };
-    (closed, useful)
+    (closed, heard)
 }
 
 /// Sends what the tape holds, until that fails.
@@ -267,7 +268,7 @@ async fn receive(
     limits: &GladiaLimits,
     shared: &Shared,
     news: &Sender<News>,
-    useful: &mut bool,
+    heard: &mut bool,
 ) -> Closed {
     loop {
         let owed_since = shared.tape().owed_since();
@@ -291,7 +292,7 @@ async fn receive(
             continue;
         };
         metrics::counter!(meters::GLADIA_MESSAGES, "kind" => message.label()).increment(1);
-        *useful = true;
+        *heard = true;
         match message {
             Message::Acknowledged(from, to) => shared.tape().acknowledge(from, to, now),
             Message::Complaint { quota: true } => return Closed::Trouble(GladiaTrouble::Quota),

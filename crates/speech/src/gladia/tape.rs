@@ -107,7 +107,7 @@ impl Tape {
 
     /// Position after the last sample.
     pub(crate) fn heard(&self) -> Samples {
-        self.place(self.count(), false)
+        self.place(self.count(), true)
     }
 
     fn count(&self) -> u64 {

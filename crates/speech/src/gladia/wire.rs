@@ -50,7 +50,6 @@ struct LanguageConfig<'a> {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "Gladia's switches are what they are")]
 struct MessagesConfig {
     receive_partial_transcripts: bool,
     receive_final_transcripts: bool,
