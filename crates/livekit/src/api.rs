@@ -17,7 +17,7 @@ pub struct LiveKit {
 }
 
 impl LiveKit {
-    /// Connects at the first call, so LiveKit need not be up. The process must have chosen a provider of TLS.
+    /// Connects at the first call, so LiveKit need not be up.
     ///
     /// # Errors
     /// [`LiveKitError::Client`].

@@ -1,6 +1,6 @@
 //! LiveKit's stand-in, seen through the client that services use and through the wires that they serve.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod api;
 mod composite;
