@@ -26,7 +26,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("symphonia", &["audio"]),
     ("opus", &["audio"]),
     ("rubato", &["audio"]),
-    ("tonic", &["rpc", "transcription-worker", "notification-hub"]),
+    ("tonic", &["rpc", "transcription-worker", "notification-hub", "ws-edge"]),
     ("prost", &["rpc", "livekit", "testkit"]),
     ("livekit-api", &["livekit", "testkit"]),
     ("livekit-protocol", &["livekit", "testkit"]),

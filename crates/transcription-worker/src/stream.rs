@@ -86,6 +86,9 @@ struct Unattributed {
     speaker: Lookup<Option<Speaker>>,
 }
 
+/// Who has begun to speak, and where.
+type Turned = Result<Vec<(Samples, Speaker)>, StorageError>;
+
 type Lookup<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub(crate) struct StreamTask {
@@ -104,7 +107,7 @@ pub(crate) struct StreamTask {
     speakers: Option<Speakers>,
     unattributed: Option<Unattributed>,
     /// Looks whether somebody else has begun to speak.
-    turns: Option<Lookup<Result<Vec<(Samples, Speaker)>, StorageError>>>,
+    turns: Option<Lookup<Turned>>,
     /// Turns before this were dealt with.
     turned: Samples,
     /// The utterance that was shown last.
@@ -448,7 +451,7 @@ impl StreamTask {
     }
 
     /// Where somebody else begins to speak, another utterance does.
-    fn turn(&mut self, turns: Result<Vec<(Samples, Speaker)>, StorageError>) {
+    fn turn(&mut self, turns: Turned) {
         let Ok(turns) = turns else { return };
         for (position, speaker) in turns {
             let number = self.shown.unwrap_or_default();

@@ -245,7 +245,7 @@ impl Voice {
             at: Timestamp(Clock::system().now().0),
         };
         match stage.storage.record_final(&segment).await.unwrap() {
-            Recorded::Stored(segment) => segment,
+            Recorded::Stored(segment) => *segment,
             Recorded::AlreadyStored => panic!("stored twice"),
         }
     }
