@@ -105,8 +105,6 @@ fn transcript_url(public_url: &str, session: &SessionSlug) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
     use super::*;
 
     #[test]
