@@ -87,7 +87,7 @@ impl Stage {
     }
 
     async fn count(&self, table: &str) -> i64 {
-        self.database.rows(&format!("SELECT count(*) FROM {table}")).await[0].get(0)
+        self.database.rows(&format!("SELECT count(*) FROM {table}")).await.first().unwrap().get(0)
     }
 
     /// Waits until nothing is to go out any more, while back-offs pass by; all that the receiver got.
@@ -159,19 +159,21 @@ fn body(got: &Got) -> Value {
     serde_json::from_slice(&got.body).unwrap()
 }
 
-/// What was told, once each, in the order of sequences and names.
+/// The name of an event, and the sequence of a final, else 0.
+fn name(body: &Value) -> (String, u64) {
+    let field = |name| body.get(name).cloned().unwrap_or_default();
+    (field("event").as_str().unwrap().to_owned(), field("sequence").as_u64().unwrap_or(0))
+}
+
+/// What was told, in the order of names and sequences.
 fn events(got: &[Got]) -> Vec<(String, u64)> {
-    let mut events: Vec<_> = got
-        .iter()
-        .map(body)
-        .map(|body| (body["event"].as_str().unwrap().to_owned(), body["sequence"].as_u64().unwrap_or(0)))
-        .collect();
+    let mut events: Vec<_> = got.iter().map(|got| name(&body(got))).collect();
     events.sort();
     events
 }
 
 fn ids(got: &[Got]) -> Vec<String> {
-    got.iter().map(|got| got.headers["x-parley-id"].clone()).collect()
+    got.iter().map(|got| got.header("x-parley-id").to_owned()).collect()
 }
 
 #[tokio::test]
@@ -195,13 +197,11 @@ async fn each_event_is_told_once_signed() {
         assert_signed(got);
         let body = body(got);
         assert_eq!(got.path, "/sessions");
-        assert_eq!(body["id"].as_str(), Some(got.headers["x-parley-id"].as_str()));
+        assert_eq!(body["id"].as_str(), Some(got.header("x-parley-id")));
         assert_eq!((&body["sessionSlug"], &body["sessionId"]), (&"my room".into(), &"clx1".into()));
     }
     let find = |event: &str, sequence: u64| {
-        got.iter()
-            .map(body)
-            .find(|body| body["event"] == event && body["sequence"].as_u64().unwrap_or(0) == sequence)
+        got.iter().map(body).find(|body| name(body) == (event.to_owned(), sequence))
     };
     let started = find("session.started", 0).unwrap();
     assert_eq!(
