@@ -4,6 +4,7 @@ use lifecycle::Lifecycle;
 use model::Clock;
 use notification_hub::HubSettings;
 use rtmp_ingest::IngestSettings;
+use serde_json::Value;
 use storage::Storage;
 use testkit::{
     Cable, Database, HandshakeLimit, Nginx, RedisServer, eventually, free_port, redis_prefix, with_address,
@@ -35,7 +36,7 @@ static PLACES: Semaphore = Semaphore::const_new(STACKS_MAX as usize);
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Settings of all services, over the usual ones.
-    pub settings: Vec<(&'static str, &'static str)>,
+    pub settings: Vec<(&'static str, String)>,
     /// How many new sockets nginx lets through.
     pub handshakes: HandshakeLimit,
     /// No other stack in this process meanwhile.
@@ -88,8 +89,9 @@ impl Stack {
     }
 
     /// Starts everything with these settings besides the usual ones.
-    pub async fn set(settings: &[(&'static str, &'static str)]) -> Self {
-        Self::with(Plan { settings: settings.to_vec(), ..Plan::default() }).await
+    pub async fn set(settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self::with(Plan { settings, ..Plan::default() }).await
     }
 
     /// Starts everything as planned.
@@ -121,6 +123,8 @@ impl Stack {
             ("RTMP_PORT", ports.ingest.to_string()),
             ("EGRESS_WEBSOCKET_BASE_URL", format!("ws://127.0.0.1:{}/egress/audio", ports.edge)),
             ("RTMP_HOST", "127.0.0.1".to_owned()),
+            // Where the ingest is without nginx, which asks for a header that a stand-in does not send.
+            ("RTMP_EXTERNAL_PORT", ports.ingest.to_string()),
             ("RTMP_METRICS_PORT", "0".to_owned()),
             ("WORKER_PORT", ports.worker.to_string()),
             ("WORKER_METRICS_PORT", "0".to_owned()),
@@ -130,7 +134,7 @@ impl Stack {
         ];
         let mut settings: BTreeMap<String, String> =
             usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        settings.extend(plan.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        settings.extend(plan.settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let doors = [ports.edge];
         let (edge, worker, hub, ingest, nginx) = tokio::join!(
             start_edge(settings.clone()),
@@ -179,6 +183,16 @@ impl Stack {
     /// Where an encoder publishes with this key, through nginx.
     pub fn rtmp(&self, key: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{key}", self.nginx.rtmp_port)
+    }
+
+    /// Says something to a back end's route with the service key; the status and the JSON.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = reqwest::Client::new().post(self.http(path)).bearer_auth(SERVICE_KEY).json(body);
+        let answer = request.send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }
 
     /// Starts another edge beside the first, without nginx; it and its port.

@@ -537,6 +537,7 @@ impl Driver {
         let mut filtered = 0;
         let mut heard = Instant::now();
         loop {
+            self.window.pass_silence();
             let unsent = self.window.sent() < self.window.end();
             let finalize_due = self.finalize_at.is_some_and(|at| at <= self.window.sent());
             let stop_due = self.stopped.is_some() && !unsent && !finalize_due && !stop_sent;

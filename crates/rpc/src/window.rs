@@ -10,6 +10,9 @@ use crate::AUDIO_SAMPLES_MAX;
 #[derive(Debug)]
 pub(crate) struct Window {
     samples: VecDeque<i16>,
+    /// Stretches of `samples` that did not come and are silence: from, to. Nobody is sent them; a worker puts silence
+    /// in by itself, and knows that nobody has spoken it.
+    silences: VecDeque<(Samples, Samples)>,
     start: Samples,
     sent: Samples,
     /// What the source still has to bring although it is stored already: it is passed over.
@@ -19,7 +22,14 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn new(start: Samples, limit: Samples) -> Self {
-        Self { samples: VecDeque::new(), start, sent: start, stored_ahead: Samples(0), limit }
+        Self {
+            samples: VecDeque::new(),
+            silences: VecDeque::new(),
+            start,
+            sent: start,
+            stored_ahead: Samples(0),
+            limit,
+        }
     }
 
     pub(crate) fn start(&self) -> Samples {
@@ -51,6 +61,9 @@ impl Window {
         let known = self.stored_ahead.min(missing);
         self.stored_ahead = self.stored_ahead - known;
         let silence = (missing - known).min(self.limit);
+        if silence > Samples(0) {
+            self.silences.push_back((self.end(), self.end() + silence));
+        }
         self.samples.extend(std::iter::repeat_n(0, usize::try_from(silence.0).unwrap_or(0)));
     }
 
@@ -80,6 +93,7 @@ impl Window {
             // The worker knows more of the stream than we do: we are a source that came back.
             self.stored_ahead = self.stored_ahead + (resume_at - self.end());
             self.samples.clear();
+            self.silences.clear();
             self.start = resume_at;
         } else {
             self.release(resume_at);
@@ -87,10 +101,22 @@ impl Window {
         self.sent = self.start;
     }
 
+    /// Passes over silence that comes next: nobody is sent it.
+    pub(crate) fn pass_silence(&mut self) {
+        for (from, to) in &self.silences {
+            if *from <= self.sent {
+                self.sent = self.sent.max(*to);
+            }
+        }
+    }
+
     /// The next audio that the present call does not have, at most one message of it.
     pub(crate) fn next_unsent(&mut self) -> Option<(Samples, Vec<i16>)> {
+        self.pass_silence();
+        let next_silence = self.silences.iter().map(|(from, _)| *from).find(|from| *from > self.sent);
+        let sound_end = next_silence.unwrap_or(self.end());
         let from = usize::try_from((self.sent - self.start).0).ok()?;
-        let count = self.samples.len().saturating_sub(from).min(AUDIO_SAMPLES_MAX);
+        let count = usize::try_from((sound_end - self.sent).0).ok()?.min(AUDIO_SAMPLES_MAX);
         if count == 0 {
             return None;
         }
@@ -105,6 +131,9 @@ impl Window {
         drop(self.samples.drain(..count));
         self.start = self.start + Samples::of(count);
         self.sent = self.sent.max(self.start);
+        while self.silences.front().is_some_and(|(_, to)| *to <= self.start) {
+            self.silences.pop_front();
+        }
         // After a stall the ring is large; give that memory back once little is left.
         if self.samples.capacity() > 4 * self.samples.len().max(AUDIO_SAMPLES_MAX) {
             self.samples.shrink_to(AUDIO_SAMPLES_MAX);
@@ -180,7 +209,26 @@ mod tests {
         window.go_on_at(Samples(33));
         window.go_on_at(Samples(31));
         window.push(&[1]);
-        assert_eq!(window.next_unsent().unwrap(), (Samples(30), vec![0, 0, 0, 1]));
+        assert_eq!(window.next_unsent().unwrap(), (Samples(33), vec![1]), "and the worker puts it in");
+        window.go_on_at(Samples(40));
+        assert_eq!(window.next_unsent(), None);
+        assert_eq!((window.sent(), window.end()), (Samples(40), Samples(40)));
+        window.resume(Samples(31));
+        assert_eq!(window.next_unsent().unwrap(), (Samples(33), vec![1]), "again in the next call");
+        assert!(window.acknowledge(Samples(33)));
+        assert_eq!(window.next_unsent(), None);
+    }
+
+    #[test]
+    fn sound_between_silences_keeps_its_place() {
+        let mut window = Window::new(Samples(0), Samples(100));
+        window.push(&[1, 2]);
+        window.go_on_at(Samples(5));
+        window.push(&[3]);
+        window.go_on_at(Samples(9));
+        window.push(&[4]);
+        let sent: Vec<_> = std::iter::from_fn(|| window.next_unsent()).collect();
+        assert_eq!(sent, [(Samples(0), vec![1, 2]), (Samples(5), vec![3]), (Samples(9), vec![4])]);
     }
 
     #[test]

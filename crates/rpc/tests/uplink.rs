@@ -79,7 +79,14 @@ async fn play(
         match message.message.unwrap() {
             Incoming::Audio(audio) => {
                 let frame = from_audio(&audio).unwrap();
-                heard.0.lock().unwrap().last_mut().unwrap().extend_from_slice(&frame.samples);
+                {
+                    // As the contract says: what is left out is silence.
+                    let mut heard = heard.0.lock().unwrap();
+                    let heard = heard.last_mut().unwrap();
+                    let place = usize::try_from(frame.start.0.saturating_sub(resume_at)).unwrap();
+                    heard.resize(heard.len().max(place), 0);
+                    heard.extend_from_slice(&frame.samples);
+                }
                 if let Play::DieAt { dies_at, .. } = play {
                     if frame.end() >= Samples(dies_at) {
                         return;

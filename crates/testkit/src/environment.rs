@@ -1,5 +1,7 @@
 //! The one place that reads the environment.
 
+use std::path::PathBuf;
+
 use settings::Secret;
 
 /// A Postgres server on which databases may be made and dropped, as a URL of one that exists.
@@ -43,4 +45,14 @@ const FFMPEG: &str = "PARLEY_TEST_FFMPEG";
 /// When `PARLEY_TEST_FFMPEG` is not set.
 pub fn new_ffmpeg() -> String {
     required(FFMPEG).expose().to_owned()
+}
+
+/// Folder of the speech model, where the environment says it.
+pub fn model_dir() -> Option<PathBuf> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests are told where the model lies by the environment alone"
+    )]
+    let setting = std::env::var_os("PARLEY_MODEL_DIR");
+    setting.map(PathBuf::from)
 }

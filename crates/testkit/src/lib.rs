@@ -30,7 +30,7 @@ pub use address::{free_port, host, with_address};
 pub use binary::{reported, run_binary};
 pub use cable::Cable;
 pub use database::Database;
-pub use environment::{new_ffmpeg, soak_minutes};
+pub use environment::{model_dir, new_ffmpeg, soak_minutes};
 pub use gladia::GladiaServer;
 pub use livekit::LiveKitServer;
 pub use nginx::{HandshakeLimit, Nginx};

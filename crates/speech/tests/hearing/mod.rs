@@ -42,12 +42,7 @@ fn wav(path: &Path) -> Vec<i16> {
 
 /// The model, or a message that says how to get it.
 pub fn model_files() -> ModelFiles {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "tests read the one setting that says where the model lies"
-    )]
-    let setting = std::env::var_os("PARLEY_MODEL_DIR").map(PathBuf::from);
-    ModelFiles::find(setting.as_deref(), &std::env::current_dir().unwrap())
+    ModelFiles::find(testkit::model_dir().as_deref(), &std::env::current_dir().unwrap())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
