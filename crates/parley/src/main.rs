@@ -5,7 +5,6 @@
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
 
 mod backoff;
-mod cues;
 mod door;
 mod export;
 mod failure;
