@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, join4};
-use model::{SessionSlug, Speaker, UserId};
+use futures_util::future::{join_all, join5};
+use model::{SessionSlug, UserId};
 use tokio_postgres::{Row, types::ToSql};
 
-use crate::{Storage, StorageError, columns::unsigned, connection::Statement};
+use crate::{Storage, StorageError, columns::unsigned};
 
 /// Longest time for one erasure: it looks through whole tables.
 pub const ERASE_LIMIT: Duration = Duration::from_secs(100);
@@ -50,17 +50,29 @@ impl Erased {
     }
 }
 
-// Whoever stores a final holds its stream, and then needs the session: they are taken in that order here. Once both
-// are held, nothing is stored that the deletion would not see.
-const HOLD_SESSION: [&str; 2] = [
-    "SELECT FROM streams WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) ORDER BY id FOR UPDATE",
-    "SELECT FROM sessions WHERE slug = $1 FOR UPDATE",
-];
+/// How something is erased, in one transaction. `$1` is its name.
+struct Erasure {
+    name: &'static str,
+    /// Keep others from adding to it.
+    holds: &'static [&'static str],
+    /// Removes, and answers one row of counts.
+    remove: &'static str,
+    /// Removes what the rest hung on.
+    last: Option<&'static str>,
+}
 
 // The topic's row stays: sequences must not begin anew under an edge that has told earlier ones.
-const DELETE_SESSION: Statement = Statement {
+//
+// Whoever opens a stream holds the session and then the stream, and so does this. Whoever stores a final holds the
+// stream and then shares the key of the session, which this leaves to be shared until no stream is anybody's. From then
+// on nothing is stored that the deletion would not see.
+const DELETE_SESSION: Erasure = Erasure {
     name: "delete_session",
-    sql: "WITH session AS (SELECT id FROM sessions WHERE slug = $1),
+    holds: &[
+        "SELECT FROM sessions WHERE slug = $1 FOR NO KEY UPDATE",
+        "SELECT FROM streams WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) ORDER BY id FOR UPDATE",
+    ],
+    remove: "WITH session AS (SELECT id FROM sessions WHERE slug = $1),
           segments_gone AS (
               DELETE FROM segments USING session WHERE segments.session_id = session.id RETURNING 1),
           streams_gone AS (
@@ -77,9 +89,8 @@ const DELETE_SESSION: Statement = Statement {
               DELETE FROM outbox USING session WHERE outbox.topic = 'session:' || $1::text RETURNING 1),
           usage_kept AS (
               UPDATE usage SET session_id = NULL, identity = NULL, user_id = NULL FROM session
-              WHERE usage.session_id = session.id RETURNING 1),
-          gone AS (DELETE FROM sessions USING session WHERE sessions.id = session.id RETURNING 1)
-          SELECT (SELECT count(*) FROM gone) AS sessions,
+              WHERE usage.session_id = session.id RETURNING 1)
+          SELECT (SELECT count(*) FROM session) AS sessions,
               (SELECT count(*) FROM segments_gone) AS segments,
               (SELECT count(*) FROM streams_gone) AS streams,
               (SELECT count(*) FROM participants_gone) AS participants,
@@ -88,18 +99,16 @@ const DELETE_SESSION: Statement = Statement {
               (SELECT count(*) FROM reports_gone) AS usage_reports,
               (SELECT count(*) FROM announcements_gone) AS announcements,
               (SELECT count(*) FROM usage_kept) AS usage_without_names",
+    last: Some("DELETE FROM sessions WHERE slug = $1"),
 };
-
-// Whoever writes to an inbox holds its topic first.
-const HOLD_USER: [&str; 1] =
-    ["SELECT FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) ORDER BY name FOR UPDATE"];
 
 // `mine` is who the person was in which session, `said` every utterance that is or once was the person's. A stream in
 // which others were heard as well stays, without the name; a turn becomes nobody's, so that it does not become that of
-// whoever spoke before.
-const ERASE_USER: Statement = Statement {
+// whoever spoke before. Whoever writes to an inbox holds its topic first.
+const ERASE_USER: Erasure = Erasure {
     name: "erase_user",
-    sql: "WITH mine AS MATERIALIZED (
+    holds: &["SELECT FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) ORDER BY name FOR UPDATE"],
+    remove: "WITH mine AS MATERIALIZED (
               SELECT session_id, identity FROM participants WHERE user_id = $1
               UNION SELECT session_id, speaker_identity FROM streams WHERE user_id = $1
               UNION SELECT session_id, identity FROM usage
@@ -123,7 +132,7 @@ const ERASE_USER: Statement = Statement {
           streams_gone AS (
               DELETE FROM streams USING heard WHERE streams.id = heard.id AND NOT heard.others RETURNING 1),
           streams_kept AS (
-              UPDATE streams SET user_id = NULL, speaker_identity = $2, speaker_name = NULL FROM heard
+              UPDATE streams SET user_id = NULL, speaker_identity = 'room', speaker_name = NULL FROM heard
               WHERE streams.id = heard.id AND heard.others RETURNING 1),
           participants_gone AS (
               DELETE FROM participants USING mine
@@ -180,6 +189,7 @@ const ERASE_USER: Statement = Statement {
               (SELECT count(*) FROM topics_gone) AS topics,
               (SELECT count(*) FROM announcements_gone) AS announcements,
               (SELECT count(*) FROM answers_kept) AS remembered_answers_without_names",
+    last: None,
 };
 
 impl Storage {
@@ -195,7 +205,7 @@ impl Storage {
         session: &SessionSlug,
         erasing: Erasing,
     ) -> Result<Option<Erased>, StorageError> {
-        let erased = self.erase(&DELETE_SESSION, &HOLD_SESSION, &[&session.as_str()], erasing).await?;
+        let erased = self.erase(&DELETE_SESSION, session.as_str(), erasing).await?;
         Ok(Some(erased).filter(|erased| erased.count("sessions") > 0))
     }
 
@@ -206,45 +216,43 @@ impl Storage {
     /// # Errors
     /// As any operation here, within [`ERASE_LIMIT`]. Repeating it is safe.
     pub async fn erase_user(&self, user: &UserId, erasing: Erasing) -> Result<Erased, StorageError> {
-        self.erase(&ERASE_USER, &HOLD_USER, &[&user.as_str(), &Speaker::ROOM], erasing).await
+        self.erase(&ERASE_USER, user.as_str(), erasing).await
     }
 
-    /// One transaction, all of it sent at once, so that it also ends when the caller does not wait for it. `holds` take
-    /// the first of `parameters`.
-    async fn erase(
-        &self,
-        statement: &Statement,
-        holds: &[&str],
-        parameters: &[&(dyn ToSql + Sync)],
-        erasing: Erasing,
-    ) -> Result<Erased, StorageError> {
+    /// All of it is sent at once, so that it also ends when the caller does not wait for it.
+    async fn erase(&self, erasure: &Erasure, of: &str, erasing: Erasing) -> Result<Erased, StorageError> {
         let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", ERASE_LIMIT.as_millis());
         let end = match erasing {
             Erasing::ForGood => "COMMIT",
             Erasing::OnTrial => "ROLLBACK",
         };
-        let held = parameters.get(..1).unwrap_or_default();
+        let named: [&(dyn ToSql + Sync); 1] = [&of];
         let rows = self
             .connection()
             .await?
-            .limited_to(ERASE_LIMIT, statement.name, async |object| {
-                let mut prepared = Vec::with_capacity(holds.len());
-                for hold in holds {
-                    prepared.push(object.prepare_cached(hold).await?);
+            .limited_to(ERASE_LIMIT, erasure.name, async |object| {
+                let mut holds = Vec::with_capacity(erasure.holds.len());
+                for hold in erasure.holds {
+                    holds.push(object.prepare_cached(hold).await?);
                 }
-                let main = object.prepare_cached(statement.sql).await?;
-                let (begun, locked, rows, ended) = join4(
+                let remove = object.prepare_cached(erasure.remove).await?;
+                let last = match erasure.last {
+                    Some(last) => Some(object.prepare_cached(last).await?),
+                    None => None,
+                };
+                let (begun, held, rows, emptied, ended) = join5(
                     object.batch_execute(&begin),
-                    join_all(prepared.iter().map(|hold| object.query(hold, held))),
-                    object.query(&main, parameters),
+                    join_all(holds.iter().map(|hold| object.query(hold, &named))),
+                    object.query(&remove, &named),
+                    join_all(last.iter().map(|last| object.query(last, &named))),
                     object.batch_execute(end),
                 )
                 .await;
                 begun?;
-                for locked in locked {
-                    locked?;
-                }
+                // The first that failed tells why: those after it only say that the transaction is lost.
+                held.into_iter().collect::<Result<Vec<_>, _>>()?;
                 let rows = rows?;
+                emptied.into_iter().collect::<Result<Vec<_>, _>>()?;
                 ended?;
                 Ok(rows)
             })
