@@ -8,6 +8,7 @@
 
 mod access;
 mod answers;
+mod caller;
 mod channel;
 mod close;
 mod connection;
@@ -114,6 +115,8 @@ pub(crate) struct Edge {
     presence: Presence,
     tally: Tally,
     stats: Stats,
+    /// Places for those who read whole transcripts.
+    readers: Semaphore,
     /// Every stream that is being sent to a worker.
     desks: Desks,
     /// Cancelled when a draining edge has finished its audio and sends its clients away.
@@ -177,6 +180,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         happenings: Feeds::new(settings.follower_queue, wishes),
         presence,
         tally: Tally::new(),
+        readers: Semaphore::new(rest::READERS_MAX),
         desks: Desks::new(),
         farewell: CancellationToken::new(),
     });

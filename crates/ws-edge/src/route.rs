@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::{
     Edge,
     answers::{self, Answer, error, object},
+    caller,
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
     protocol, rest,
@@ -239,15 +240,8 @@ fn authorised(
     if edge.settings.legacy_open_routes {
         return Ok(());
     }
-    let proof = bearer(headers).or_else(|| text(body, "token")).ok_or(FaultKind::Unauthenticated)?;
-    if edge.keys.accepts(proof) {
-        return Ok(());
-    }
-    match edge.tokens.verify(proof) {
-        Ok(principal) if suits(&principal) => Ok(()),
-        Ok(_) => Err(FaultKind::Forbidden),
-        Err(error) => Err(error.fault()),
-    }
+    let proof = bearer(headers).or_else(|| text(body, "token"));
+    caller::identify(edge, proof)?.allowed(suits)
 }
 
 fn status(fault: FaultKind) -> StatusCode {

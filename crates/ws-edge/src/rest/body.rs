@@ -136,11 +136,15 @@ impl Fields {
     /// ISO 8601, or milliseconds since 1970.
     fn moment(&self, name: &str, refusal: Refusal) -> Result<Option<Timestamp>, Refused> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let moment = match value {
-            Value::String(text) => text.parse::<jiff::Timestamp>().ok().map(Timestamp::from),
-            value => value.as_i64().map(Timestamp),
-        };
-        Ok(Some(moment.ok_or(refusal)?))
+        Ok(Some(moment(value).ok_or(refusal)?))
+    }
+}
+
+/// ISO 8601, or milliseconds since 1970.
+pub(super) fn moment(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => text.parse::<jiff::Timestamp>().ok().map(Timestamp::from),
+        value => value.as_i64().map(Timestamp),
     }
 }
 
