@@ -58,8 +58,8 @@ pub(crate) enum Refused {
     Missing(&'static str, &'static str),
     /// No such method here; the ones that there are.
     Method(&'static str),
-    /// The body is too large, too slow or no JSON.
-    Body(StatusCode, &'static str, &'static str),
+    /// Anything else, under its own status.
+    Status(StatusCode, &'static str, &'static str),
     /// The hub did not do it.
     Hub(HubError),
     /// Postgres did not.
@@ -111,7 +111,7 @@ impl Refused {
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
                 answer
             }
-            Self::Body(status, text, code) => problem(status, text, code),
+            Self::Status(status, text, code) => problem(status, text, code),
             Self::Hub(HubError::Refused(refusal)) => {
                 let status = StatusCode::from_u16(refusal.fault().http_status());
                 problem(status.unwrap_or(StatusCode::BAD_REQUEST), &refusal.to_string(), refusal.code())

@@ -34,11 +34,11 @@ where
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(_)) => {
             let text = "Request body too large or cut off";
-            return Err(Refused::Body(StatusCode::PAYLOAD_TOO_LARGE, text, "body_too_large"));
+            return Err(Refused::Status(StatusCode::PAYLOAD_TOO_LARGE, text, "body_too_large"));
         }
         Err(_) => {
             let text = "Request body took too long";
-            return Err(Refused::Body(StatusCode::REQUEST_TIMEOUT, text, "body_too_slow"));
+            return Err(Refused::Status(StatusCode::REQUEST_TIMEOUT, text, "body_too_slow"));
         }
     };
     match serde_json::from_slice(&bytes) {

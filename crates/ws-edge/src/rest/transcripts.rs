@@ -36,7 +36,7 @@ const QUERY_BYTES_MAX: usize = 400;
 /// Results in one answer: at most, and when the request does not say.
 const RESULTS: (u32, u32) = (100, 20);
 
-const TOO_LONG: Refused = Refused::Body(
+const TOO_LONG: Refused = Refused::Status(
     StatusCode::PAYLOAD_TOO_LARGE,
     "The transcript is too long for one answer: narrow it with from, to and speaker",
     "too_large",
@@ -73,7 +73,7 @@ pub(super) async fn read(edge: &Edge, head: &Parts, slug: &str) -> Result<Answer
         Ok(text) => Ok(answers::text(StatusCode::OK, format.content_type(), text)),
         Err(error) => {
             tracing::error!(%error, "write a transcript down");
-            Err(Refused::Body(StatusCode::INTERNAL_SERVER_ERROR, "Internal error", "defect"))
+            Err(Refused::Status(StatusCode::INTERNAL_SERVER_ERROR, "Internal error", "defect"))
         }
     }
 }

@@ -212,7 +212,7 @@ where
     }
     match edge.storage.report_usage(&session, &report, edge.clock.now()).await? {
         Some(true) => Ok(object(StatusCode::OK, [("success", true.into())])),
-        Some(false) => Err(Refused::Body(
+        Some(false) => Err(Refused::Status(
             StatusCode::TOO_MANY_REQUESTS,
             "This session has as many reports as are kept",
             "limit_reached",
