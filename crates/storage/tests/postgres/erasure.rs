@@ -17,7 +17,8 @@ use crate::{NOW, new_stream, slug, store, stream_id, utterance};
 
 /// How many rows a query counts.
 async fn count(database: &Database, from: &str) -> i64 {
-    database.rows(&format!("SELECT count(*) FROM {from}")).await[0].get(0)
+    let rows = database.rows(&format!("SELECT count(*) FROM {from}")).await;
+    rows.first().unwrap().get(0)
 }
 
 fn counts(erased: &Erased) -> Vec<(&str, u64)> {
