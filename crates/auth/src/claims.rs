@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What stands in a session token (contract of system A, `sub`, `sessionId`, `sessionSlug`, `identity`, `iat`,
-/// `exp`), and our optional `scope` and `name`.
+/// `exp`), and our optional `scope`, `track` and `name`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionClaims {
@@ -19,9 +19,12 @@ pub struct SessionClaims {
     /// Name to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// `follow` for tokens that only read; absent means everything.
+    /// `follow` for tokens that only read, `egress` for those that only send one track; absent means everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The track that an `egress` token may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track: Option<String>,
     /// When it was issued, seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iat: Option<i64>,

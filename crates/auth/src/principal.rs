@@ -7,6 +7,8 @@ pub enum Scope {
     All,
     /// Read captions only.
     Follow,
+    /// Send the sound of one track only, as LiveKit's egress does.
+    Egress,
 }
 
 /// Who a verified token is. Only the verifier makes one.
@@ -18,6 +20,7 @@ pub struct Principal {
     pub(crate) name: Option<String>,
     pub(crate) user: UserId,
     pub(crate) scope: Scope,
+    pub(crate) track: Option<String>,
     pub(crate) expires_at: Timestamp,
 }
 
@@ -54,7 +57,14 @@ impl Principal {
 
     /// Whether it may read captions of the session.
     pub fn may_follow(&self, session: &SessionSlug) -> bool {
-        self.session == *session
+        self.session == *session && self.scope != Scope::Egress
+    }
+
+    /// Whether it may send the sound of this track, of the session that the application calls so.
+    pub fn may_send(&self, session_id: &str, track: &str) -> bool {
+        self.scope == Scope::Egress
+            && self.session_id.as_deref() == Some(session_id)
+            && self.track.as_deref() == Some(track)
     }
 
     /// Whether it may send audio, name the active speaker, start and stop.

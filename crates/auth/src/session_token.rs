@@ -99,6 +99,7 @@ fn principal(claims: SessionClaims, expires_at: Timestamp) -> Option<Principal> 
     let scope = match claims.scope.as_deref() {
         None | Some("all") => Scope::All,
         Some("follow") => Scope::Follow,
+        Some("egress") => Scope::Egress,
         Some(_) => return None,
     };
     Some(Principal {
@@ -108,6 +109,7 @@ fn principal(claims: SessionClaims, expires_at: Timestamp) -> Option<Principal> 
         name: claims.name.filter(|name| !name.trim().is_empty()),
         user,
         scope,
+        track: claims.track,
         expires_at,
     })
 }
@@ -187,6 +189,24 @@ mod tests {
         assert!(tokens.verify(&token).is_ok());
         tokens.clock.advance(Duration::from_secs(7));
         assert_eq!(tokens.verify(&token), Err(AuthError::Expired));
+    }
+
+    #[test]
+    fn an_egress_token_only_sends_its_track() {
+        let tokens = tokens(&["s"]);
+        let egress = SessionClaims {
+            session_id: Some("id-1".into()),
+            scope: Some("egress".into()),
+            track: Some("TR_1".into()),
+            ..claims()
+        };
+        let principal = tokens.verify(&tokens.issue(&egress).unwrap()).unwrap();
+        let room = "room".parse().unwrap();
+        assert!(principal.may_send("id-1", "TR_1"));
+        assert!(!principal.may_send("id-2", "TR_1") && !principal.may_send("id-1", "TR_2"));
+        assert!(!principal.may_follow(&room) && !principal.may_speak(&room));
+        let all = tokens.verify(&tokens.issue(&SessionClaims { scope: None, ..egress }).unwrap()).unwrap();
+        assert!(!all.may_send("id-1", "TR_1"), "what participants have does not do");
     }
 
     #[test]

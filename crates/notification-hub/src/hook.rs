@@ -1,4 +1,4 @@
-//! The outgoing hook: one address of the operator's that hears of every notification, for e-mail and whatever else.
+//! Outgoing hooks: addresses of the operator's that hear of what happens, for e-mail and whatever else.
 //!
 //! `POST` with JSON, signed: `x-parley-signature: sha256=HEX` is the HMAC-SHA256 of `TIMESTAMP.BODY` under the shared
 //! secret, `x-parley-timestamp` the seconds since 1970, `x-parley-id` the id to deduplicate by. Any 2xx is enough.
@@ -6,11 +6,12 @@
 use hmac::{Hmac, KeyInit, Mac};
 use model::{Notification, Timestamp};
 use reqwest::{StatusCode, Url};
-use serde_json::json;
+use serde_json::{Value, json};
 use settings::{Reader, Secret};
 use sha2::Sha256;
+use uuid::Uuid;
 
-/// Where the hook is.
+/// Where a hook is.
 #[derive(Debug, Clone)]
 pub struct HookSettings {
     /// Its address. A secret: it may hold a password.
@@ -20,18 +21,18 @@ pub struct HookSettings {
 }
 
 impl HookSettings {
-    /// Reads `NOTIFY_HOOK_URL` (none: no hook) and `NOTIFY_HOOK_SECRET`.
-    pub fn read(reader: &mut Reader) -> Option<Self> {
-        let url: Secret = reader.optional("NOTIFY_HOOK_URL", "an http or https URL")?;
-        if !Url::parse(url.expose()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
-            reader.problem("NOTIFY_HOOK_URL", "expected an http or https URL");
+    /// Reads the setting `url` (none: no hook) and the setting `secret`.
+    pub fn read(reader: &mut Reader, url: &str, secret: &str) -> Option<Self> {
+        let address: Secret = reader.optional(url, "an http or https URL")?;
+        if !Url::parse(address.expose()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+            reader.problem(url, "expected an http or https URL");
         }
-        let secret = reader.required("NOTIFY_HOOK_SECRET", "a secret that the hook knows, too")?;
-        Some(Self { url, secret })
+        let secret = reader.required(secret, "a secret that the hook knows, too")?;
+        Some(Self { url: address, secret })
     }
 }
 
-/// The way to the hook.
+/// The way to a hook.
 pub(crate) struct Hook {
     url: Url,
     secret: Secret,
@@ -55,27 +56,15 @@ impl Hook {
         Some(Self { url: Url::parse(settings.url.expose()).ok()?, secret: settings.secret.clone(), http })
     }
 
-    /// Tells it of a notification; `present` when its user has a connection open and sees it anyway.
-    pub(crate) async fn tell(&self, notification: &Notification, present: bool, now: Timestamp) -> Hooked {
-        let body = json!({
-            "id": notification.id,
-            "userId": notification.user,
-            "type": notification.kind,
-            "title": notification.title,
-            "message": notification.message,
-            "metadata": notification.metadata,
-            "priority": notification.priority,
-            "isRead": notification.is_read,
-            "createdAt": notification.created_at.to_string(),
-            "present": present,
-        })
-        .to_string();
+    /// Tells it something, signed. `id` is the same at every attempt.
+    pub(crate) async fn tell(&self, id: Uuid, body: &Value, now: Timestamp) -> Hooked {
+        let body = body.to_string();
         let seconds = now.0 / 1000;
         let request = self
             .http
             .post(self.url.clone())
             .header("content-type", "application/json")
-            .header("x-parley-id", notification.id.to_string())
+            .header("x-parley-id", id.to_string())
             .header("x-parley-timestamp", seconds)
             .header("x-parley-signature", format!("sha256={}", signature(&self.secret, seconds, &body)))
             .body(body);
@@ -85,6 +74,22 @@ impl Hook {
             Ok(_) | Err(_) => Hooked::Later,
         }
     }
+}
+
+/// What the hook of notifications is told; `present` when the user has a connection open and sees it anyway.
+pub(crate) fn notification_body(notification: &Notification, present: bool) -> Value {
+    json!({
+        "id": notification.id,
+        "userId": notification.user,
+        "type": notification.kind,
+        "title": notification.title,
+        "message": notification.message,
+        "metadata": notification.metadata,
+        "priority": notification.priority,
+        "isRead": notification.is_read,
+        "createdAt": notification.created_at.to_string(),
+        "present": present,
+    })
 }
 
 fn signature(secret: &Secret, seconds: i64, body: &str) -> String {

@@ -2,7 +2,7 @@
 //!
 //! This changes when what users are told, or how it reaches them, does. In the order data passes: `door` lets our
 //! services in, `service` hands their calls to `inbox`, `browsers` and `rooms`, `due` does what time does, `outward` leads out of the
-//! house (web push, the hook), and `retention` forgets. It never sees a socket of a client.
+//! house (web push, the hooks), and `retention` forgets. It never sees a socket of a client.
 
 mod browsers;
 mod calls;
@@ -16,6 +16,7 @@ mod push;
 mod retention;
 mod rooms;
 mod service;
+mod session_hook;
 mod settings;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -29,6 +30,7 @@ use rpc::{
     notification::{HUB_MESSAGE_BYTES_MAX, NotificationsServer},
 };
 use storage::{Storage, StorageError};
+use tokio::sync::OnceCell;
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{Server, server::TcpIncoming},
@@ -36,6 +38,7 @@ use tonic::{
 
 pub use hook::HookSettings;
 pub use push::PushSettings;
+pub use session_hook::SessionHookSettings;
 pub use settings::{HubSettings, Retention};
 
 use crate::{
@@ -44,7 +47,7 @@ use crate::{
     due::{Alarm, Due},
     hook::Hook,
     inbox::Inbox,
-    outward::Outward,
+    outward::{Outward, SessionWay},
     push::Push,
     rooms::Rooms,
     service::Service,
@@ -98,8 +101,15 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
 
     let http = http_client()?;
     let push = settings.push.as_ref().and_then(|push| Push::new(push, http.clone())).map(Arc::new);
-    let hook = settings.hook.as_ref().and_then(|hook| Hook::new(hook, http));
+    let hook = settings.hook.as_ref().and_then(|hook| Hook::new(hook, http.clone()));
     let hooked = hook.is_some();
+    let sessions = settings.session_hook.as_ref().and_then(|session| {
+        Some(SessionWay {
+            hook: Hook::new(&session.hook, http)?,
+            events: session.events.clone(),
+            public_url: session.public_url.clone(),
+        })
+    });
 
     let relay = Relay::new(storage.clone(), bus.clone());
     let announce = relay.ring();
@@ -119,6 +129,8 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
         clock: clock.clone(),
         push: push.clone(),
         hook,
+        sessions,
+        told: OnceCell::new(),
         alarm: Alarm::default(),
     };
     let outward_alarm = outward.alarm.clone();
@@ -166,7 +178,7 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
     Ok(running)
 }
 
-/// For push services and the hook: neither may send us elsewhere, or keep us waiting.
+/// For push services and the hooks: none may send us elsewhere, or keep us waiting.
 fn http_client() -> Result<reqwest::Client, StartError> {
     // Two TLS back ends in one program leave rustls without a default. Already set is as good.
     drop(rustls::crypto::ring::default_provider().install_default());

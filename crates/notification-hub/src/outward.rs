@@ -1,19 +1,21 @@
-//! Ways out of the house: web push to users who have no connection open, and the hook. What is to go out was written
-//! down in the transaction that stored the notification, and stays until it has arrived, so it arrives at least once;
-//! receivers deduplicate by the notification's id.
+//! Ways out of the house: web push to users who have no connection open, and the hooks. What is to go out was written
+//! down in the transaction that stored the notification, or in which something happened in a session, and stays until it
+//! has arrived, so it arrives at least once; receivers deduplicate by its id.
 
 use std::{pin::pin, time::Duration};
 
 use event_bus::EventBus;
 use futures_util::{StreamExt, stream};
 use model::{Clock, Notification};
-use storage::{Delivery, Storage, StorageError, Way};
+use storage::{Delivery, Queue, SessionEventKind, Storage, StorageError, Way};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     due::Alarm,
-    hook::{Hook, Hooked},
+    hook::{self, Hook, Hooked},
     push::{Push, Pushed},
+    session_hook,
 };
 
 /// Deliveries by `way` and `outcome`.
@@ -40,7 +42,7 @@ const ATTEMPTS_MAX: u32 = 14;
 
 pub(crate) fn register_metrics() {
     metrics::describe_counter!(DELIVERIES_TOTAL, "Ways out of the house, by how they went");
-    for way in [Way::Push, Way::Hook] {
+    for way in [Way::Push, Way::Hook, Way::Session] {
         for outcome in OUTCOMES {
             metrics::counter!(DELIVERIES_TOTAL, "way" => way.label(), "outcome" => outcome).absolute(0);
         }
@@ -54,8 +56,21 @@ pub(crate) struct Outward {
     pub(crate) clock: Clock,
     pub(crate) push: Option<std::sync::Arc<Push>>,
     pub(crate) hook: Option<Hook>,
-    /// Rung when something was published.
+    pub(crate) sessions: Option<SessionWay>,
+    /// Set once Postgres knows which events of sessions are wanted.
+    pub(crate) told: OnceCell<()>,
+    /// Rung when a notification was published. Other processes write what happens in sessions and ring nobody: that is
+    /// found by looking.
     pub(crate) alarm: Alarm,
+}
+
+/// The way of what happens in sessions.
+pub(crate) struct SessionWay {
+    pub(crate) hook: Hook,
+    /// What the hook wants to hear of.
+    pub(crate) events: Vec<SessionEventKind>,
+    /// Where clients find us.
+    pub(crate) public_url: String,
 }
 
 /// What came of one attempt.
@@ -64,15 +79,37 @@ enum Outcome {
     Again,
 }
 
+impl From<Hooked> for Outcome {
+    fn from(hooked: Hooked) -> Self {
+        match hooked {
+            Hooked::Told => Self::Over("arrived"),
+            Hooked::Refused => Self::Over("unwanted"),
+            Hooked::Later => Self::Again,
+        }
+    }
+}
+
 impl Outward {
     /// Works until told to drain. What is under way then is finished; what is not done is done by the next hub.
     pub(crate) async fn run(self, drain: CancellationToken) {
-        self.alarm.rounds(&drain, "ways out of the house wait", || self.work(&drain)).await;
+        let unrung = Alarm::default();
+        tokio::join!(
+            self.alarm
+                .rounds(&drain, "ways out of the house wait", || self.work(Queue::Notifications, &drain)),
+            unrung.rounds(&drain, "the hook of sessions waits", || self.tell_of_sessions(&drain)),
+        );
     }
 
-    /// Tries everything that is due now, and begins nothing more once told to drain; how long until there may be more.
-    async fn work(&self, drain: &CancellationToken) -> Result<Duration, StorageError> {
-        let claimed = self.storage.claim_deliveries(self.clock.now(), CLAIM_DELIVERIES).await?;
+    async fn tell_of_sessions(&self, drain: &CancellationToken) -> Result<Duration, StorageError> {
+        let events = self.sessions.as_ref().map_or(&[][..], |sessions| &sessions.events);
+        self.told.get_or_try_init(|| self.storage.tell_session_events(events)).await?;
+        self.work(Queue::Sessions, drain).await
+    }
+
+    /// Tries everything of a queue that is due now, and begins nothing more once told to drain; how long until there may
+    /// be more.
+    async fn work(&self, queue: Queue, drain: &CancellationToken) -> Result<Duration, StorageError> {
+        let claimed = self.storage.claim_deliveries(queue, self.clock.now(), CLAIM_DELIVERIES).await?;
         let count = claimed.len();
         let attempts = stream::iter(claimed.into_iter().map(|delivery| self.attempt(delivery)))
             .take_until(drain.cancelled())
@@ -84,18 +121,17 @@ impl Outward {
         if count == CLAIM_DELIVERIES as usize {
             return Ok(Duration::ZERO);
         }
-        let next = self.storage.next_delivery().await?;
+        let next = self.storage.next_delivery(queue).await?;
         Ok(next.map_or(POLL_INTERVAL, |at| at.since(self.clock.now()).min(POLL_INTERVAL)))
     }
 
     async fn attempt(&self, delivery: Delivery) -> Result<(), StorageError> {
-        let outcome = match &delivery.notification {
+        let outcome = match (delivery.way, &delivery.notification) {
+            (Way::Session, _) => self.session(delivery.id).await?,
             // Deleted or replaced meanwhile.
-            None => Outcome::Over("unwanted"),
-            Some(notification) => match delivery.way {
-                Way::Push => self.push(notification).await?,
-                Way::Hook => self.hook(notification).await,
-            },
+            (_, None) => Outcome::Over("unwanted"),
+            (Way::Push, Some(notification)) => self.push(notification).await?,
+            (Way::Hook, Some(notification)) => self.hook(notification).await,
         };
         let outcome = match outcome {
             Outcome::Over(outcome) => {
@@ -140,11 +176,18 @@ impl Outward {
     async fn hook(&self, notification: &Notification) -> Outcome {
         let Some(hook) = &self.hook else { return Outcome::Over("unwanted") };
         let present = self.present(notification).await;
-        match hook.tell(notification, present, self.clock.now()).await {
-            Hooked::Told => Outcome::Over("arrived"),
-            Hooked::Refused => Outcome::Over("unwanted"),
-            Hooked::Later => Outcome::Again,
-        }
+        let body = hook::notification_body(notification, present);
+        hook.tell(notification.id.0, &body, self.clock.now()).await.into()
+    }
+
+    async fn session(&self, delivery: i64) -> Result<Outcome, StorageError> {
+        let Some(sessions) = &self.sessions else { return Ok(Outcome::Over("unwanted")) };
+        // Read as late as this, so that what was deleted meanwhile is not sent.
+        let Some(event) = self.storage.session_event(delivery).await? else {
+            return Ok(Outcome::Over("unwanted"));
+        };
+        let body = session_hook::body(&event, &sessions.public_url);
+        Ok(sessions.hook.tell(event.id, &body, self.clock.now()).await.into())
     }
 
     /// Whether the user has a connection open. Without an answer of Redis rather woken twice than never.

@@ -9,7 +9,7 @@ use settings::Reader;
 use storage::StorageSettings;
 use telemetry::TelemetrySettings;
 
-use crate::{HookSettings, PushSettings};
+use crate::{HookSettings, PushSettings, SessionHookSettings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -33,6 +33,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// | `PUSH_HOSTS` | those of today's browsers | hosts of push services, with their subdomains |
 /// | `NOTIFY_HOOK_URL` | none | hears of every notification |
 /// | `NOTIFY_HOOK_SECRET` | with the URL | signs what the hook is sent |
+/// | `SESSION_HOOK_URL` | none | hears when sessions start and end, and of their finals; the same for every hub |
+/// | `SESSION_HOOK_SECRET` | with the URL | signs what that hook is sent |
+/// | `SESSION_HOOK_EVENTS` | all | which of `session.started`, `transcript.final`, `session.ended` |
+/// | `PUBLIC_URL` | `http://127.0.0.1:8080` | where clients find us, for the address of a transcript |
 /// | `DRAIN_SECONDS` | 25 | how long a drain may take |
 #[derive(Debug, Clone)]
 pub struct HubSettings {
@@ -54,8 +58,10 @@ pub struct HubSettings {
     pub idempotency_life: Duration,
     /// Web push, when it is set up.
     pub push: Option<PushSettings>,
-    /// The outgoing hook, when there is one.
+    /// The outgoing hook of notifications, when there is one.
     pub hook: Option<HookSettings>,
+    /// The outgoing hook of sessions, when there is one.
+    pub session_hook: Option<SessionHookSettings>,
     /// How long a drain may take.
     pub drain_limit: Duration,
 }
@@ -100,7 +106,8 @@ impl HubSettings {
         let events = hours("EVENT_RETENTION_HOURS", 72);
         let idempotency_life = hours("IDEMPOTENCY_HOURS", 24);
         let push = PushSettings::read(&mut reader);
-        let hook = HookSettings::read(&mut reader);
+        let hook = HookSettings::read(&mut reader, "NOTIFY_HOOK_URL", "NOTIFY_HOOK_SECRET");
+        let session_hook = SessionHookSettings::read(&mut reader);
         let drain_limit = reader.seconds("DRAIN_SECONDS", Duration::from_secs(25));
         reader.finish(|| {
             Some(Self {
@@ -114,6 +121,7 @@ impl HubSettings {
                 idempotency_life,
                 push,
                 hook,
+                session_hook,
                 drain_limit,
             })
         })

@@ -9,6 +9,9 @@ fn every_fault_is_reported_at_once() {
         ("VAPID_PRIVATE_KEY", "11"),
         ("VAPID_SUBJECT", "me"),
         ("NOTIFY_HOOK_URL", "ftp://example"),
+        ("SESSION_HOOK_URL", "https://example"),
+        ("SESSION_HOOK_EVENTS", "session.started,session.paused"),
+        ("PUBLIC_URL", "captions.example"),
         ("NOTIFICATION_RETENTION_DAYS", "-1"),
     ];
     let problems = HubSettings::read(settings::of(wrong)).unwrap_err().to_string();
@@ -19,6 +22,9 @@ fn every_fault_is_reported_at_once() {
         "VAPID_SUBJECT",
         "NOTIFY_HOOK_URL",
         "NOTIFY_HOOK_SECRET",
+        "SESSION_HOOK_SECRET",
+        "SESSION_HOOK_EVENTS",
+        "PUBLIC_URL",
         "NOTIFICATION_RETENTION_DAYS",
     ] {
         assert!(problems.contains(name), "{name}: {problems}");

@@ -1,10 +1,11 @@
 //! The gRPC contract between services, and the uplink that carries audio over it without losing any.
 //!
-//! This changes when `proto/` or the limits of either end do. Generated types stay in [`wire`] and [`notification`],
-//! which convert them to and from `model`; it knows nothing of encodings or engines.
+//! This changes when `proto/` or the limits of either end do. Generated types stay in [`wire`], [`notification`]
+//! and [`session`], which convert them to and from `model`; it knows nothing of encodings or engines.
 
 pub mod notification;
 mod notification_client;
+pub mod session;
 mod uplink;
 mod window;
 pub mod wire;

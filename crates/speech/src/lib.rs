@@ -5,7 +5,7 @@
 //!
 //! In the order data passes: a [`Listener`] hears one stream and says what to decode; an [`EnginePool`] decodes
 //! on threads of its own with a [`Recognizer`] each ([`Moonshine`]); the listener turns hypotheses into
-//! [`Spoken`] partials and finals.
+//! [`Spoken`] partials and finals. A [`GladiaSession`] does all of that far away instead.
 
 mod voice;
 
@@ -26,11 +26,16 @@ mod moonshine;
 mod runtime;
 mod tokenizer;
 
+mod gladia;
+
 mod meters;
 
 pub use decode::{Decode, DecodeKind, Ticket};
 pub use engine::{Hypothesis, HypothesisWord, Recognizer, SpeechError, UTTERANCE_SAMPLES_MAX};
 pub use files::{ModelFiles, ModelMissing};
+pub use gladia::{
+    Gladia, GladiaError, GladiaEvent, GladiaLimits, GladiaSession, GladiaSettings, GladiaTrouble, Unsettled,
+};
 pub use listener::{Listener, ListenerSettings, Spoken};
 pub use meters::describe;
 pub use moonshine::Moonshine;

@@ -50,6 +50,15 @@ const PARTIAL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// asked less.
 const TURNAROUNDS_PER_PARTIAL: u32 = 2;
 
+/// How far before the place where another voice was said to begin it may have begun: 0.7 s.
+const CHANGE_FRAMES_BEFORE: usize = 44;
+
+/// And how far after it: 0.25 s.
+const CHANGE_FRAMES_AFTER: usize = 16;
+
+/// Less than this on either side of it is not worth an utterance of its own: 0.3 s.
+const CHANGE_FRAMES_MIN: usize = 19;
+
 /// Less silence than this lies inside words.
 const ENDPOINTING_MIN: Duration = Duration::from_millis(100);
 
@@ -95,6 +104,8 @@ pub enum Spoken {
         text: String,
         /// Leading characters (Unicode scalar values) that two consecutive hypotheses agree on.
         stable: u32,
+        /// Language (BCP 47), when the engine tells.
+        language: Option<String>,
         /// Where speech begins.
         start: Samples,
         /// How much of the stream the text covers.
@@ -104,10 +115,14 @@ pub enum Spoken {
     Final {
         /// Number of the utterance.
         number: u32,
+        /// 0, and one more for each time that a provider corrects a text it gave as final.
+        revision: u32,
         /// Never empty.
         text: String,
         /// Its words with estimated times.
         words: Vec<Word>,
+        /// Language (BCP 47), when the engine tells.
+        language: Option<String>,
         /// Where speech begins.
         start: Samples,
         /// Where the utterance ends; the next one begins here or later.
@@ -135,11 +150,16 @@ pub enum Spoken {
 impl fmt::Debug for Spoken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Partial { number, text, stable, start, end } => {
+            Self::Partial { number, text, stable, start, end, .. } => {
                 write!(f, "Partial(#{number}, {} bytes, {stable} stable, {start}..{end})", text.len())
             }
-            Self::Final { number, text, words, start, end } => {
-                write!(f, "Final(#{number}, {} bytes, {} words, {start}..{end})", text.len(), words.len())
+            Self::Final { number, revision, text, words, start, end, .. } => {
+                write!(
+                    f,
+                    "Final(#{number} r{revision}, {} bytes, {} words, {start}..{end})",
+                    text.len(),
+                    words.len()
+                )
             }
             Self::Nothing { start, end } => write!(f, "Nothing({start}..{end})"),
             Self::Lost { start, end, error } => write!(f, "Lost({start}..{end}, {error})"),
@@ -247,6 +267,28 @@ impl Listener {
         }
     }
 
+    /// Another voice begins near `position`: cuts the open utterance at the quietest place there, from 0.7 s before it to
+    /// 0.25 s after. Nothing happens where too little of the utterance lies on either side.
+    pub fn cut_near(&mut self, position: Samples) {
+        let Some(open) = &self.open else { return };
+        let near = usize::try_from((position - open.sound.start).0).unwrap_or(usize::MAX) / FRAME;
+        let first = near.saturating_sub(CHANGE_FRAMES_BEFORE);
+        // So soon after its beginning, that may have been the other voice already.
+        if first < open.voice_start + CHANGE_FRAMES_MIN {
+            return;
+        }
+        let last =
+            (near + CHANGE_FRAMES_AFTER).min(open.sound.frames().len().saturating_sub(CHANGE_FRAMES_MIN));
+        if let Some(cut) = open.sound.quietest_in(first, last) {
+            self.cut(cut);
+        }
+    }
+
+    /// Where speech begins in the open utterance, if there is one.
+    pub fn open_since(&self) -> Option<Samples> {
+        self.open.as_ref().map(Utterance::start)
+    }
+
     /// Ends the stream: ends the open utterance and forgets the silence after it. Nothing may be heard after.
     pub fn end(&mut self) {
         let rest = self.ear.rest();
@@ -341,14 +383,22 @@ impl Listener {
             self.close_quiet((voiced_end + TAIL_FRAMES).min(frames));
         } else if frames >= FRAMES_MAX {
             let cut = open.sound.quietest();
-            let rest = self.close(cut);
-            // Speech goes on: what follows the cut is the next utterance, without pre-roll.
-            if rest.frames().iter().any(Frame::voiced) {
-                self.quiet = Sound::starting(rest.end());
-                self.open = Some(Utterance::new(rest));
-            }
+            self.cut(cut);
         }
     }
+
+    /// Ends the open utterance after `frames`. Speech goes on: what follows is the next utterance, without pre-roll.
+    fn cut(&mut self, frames: usize) {
+        let rest = self.close(frames);
+        if rest.frames().iter().any(Frame::voiced) {
+            self.quiet = Sound::starting(rest.end());
+            self.open = Some(Utterance::new(rest));
+        } else {
+            self.quiet = rest;
+            self.quiet.keep_last(PREROLL_FRAMES);
+        }
+    }
+
     /// Ends the open utterance after `frames`; what follows is silence.
     fn close_quiet(&mut self, frames: usize) {
         self.quiet = self.close(frames);
@@ -437,6 +487,7 @@ impl Listener {
             number,
             text: shown.text(),
             stable: shown.stable_chars(),
+            language: None,
             start: open.sound.at(open.voice_start),
             end: open.sound.at(frames).min(heard),
         });
@@ -472,13 +523,13 @@ impl Listener {
             let text = hypothesis.text();
             let words: Vec<String> = hypothesis.words.into_iter().map(|word| word.text).collect();
             let words = times::place(&utterance.sound, &words, &utterance.sightings);
-            return Some(Spoken::Final { number, text, words, start, end });
+            return Some(Spoken::Final { number, revision: 0, text, words, language: None, start, end });
         }
         metrics::counter!(meters::UTTERANCES_EMPTY).increment(1);
         Some(if *utterance.agreement.shown() == Shown::default() {
             Spoken::Nothing { start, end }
         } else {
-            Spoken::Partial { number, text: String::new(), stable: 0, start, end }
+            Spoken::Partial { number, text: String::new(), stable: 0, language: None, start, end }
         })
     }
 }

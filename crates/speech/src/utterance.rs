@@ -84,11 +84,15 @@ impl Sound {
         before.iter().rev().take_while(|frame| !frame.voiced()).count()
     }
 
-    /// Where to cut sound that reached the cap: the middle of its quietest stretch, the later one of equals.
-    /// Voice counts as much as level: the gap between two loud words beats a soft consonant inside one.
+    /// Where to cut sound that reached the cap.
     pub fn quietest(&self) -> usize {
         let last = self.frames.len().saturating_sub(CUT_FRAMES_AFTER);
-        let first = CUT_FRAMES_MIN.min(last);
+        self.quietest_in(CUT_FRAMES_MIN.min(last), last).unwrap_or(last)
+    }
+
+    /// The middle of the quietest stretch whose middle lies from `first` on and before `last`, the later one of equals.
+    /// Voice counts as much as level: the gap between two loud words beats a soft consonant inside one.
+    pub fn quietest_in(&self, first: usize, last: usize) -> Option<usize> {
         let loudness = |frame: &Frame| frame.level_db.max(-70.0) + 20.0 * frame.voice;
         self.frames
             .windows(CUT_WINDOW)
@@ -96,7 +100,7 @@ impl Sound {
             .map(|(index, window)| (index + CUT_WINDOW / 2, window.iter().map(loudness).sum::<f32>()))
             .filter(|(middle, _)| (first..last).contains(middle))
             .min_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
-            .map_or(last, |(middle, _)| middle)
+            .map(|(middle, _)| middle)
     }
 }
 

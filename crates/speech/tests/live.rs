@@ -39,7 +39,7 @@ fn live_finals_are_as_good_as_offline_ones() {
                     assert!(*stable as usize <= text.chars().count());
                     (text, false)
                 }
-                Spoken::Final { number, text, words, start, end } => {
+                Spoken::Final { number, text, words, start, end, .. } => {
                     assert_eq!(*number, number_expected, "{name}");
                     assert!(*start >= border && end > start);
                     let mut at = Samples(0);

@@ -61,9 +61,11 @@ CREATE TABLE active_speakers (
     session_id uuid        NOT NULL REFERENCES sessions ON DELETE CASCADE,
     at         timestamptz NOT NULL,
     identity   text,
-    name       text
+    name       text,
+    -- Which of those of one moment came last.
+    id         bigint      GENERATED ALWAYS AS IDENTITY
 );
-CREATE INDEX active_speakers_by_time ON active_speakers (session_id, at);
+CREATE INDEX active_speakers_by_time ON active_speakers (session_id, at, id);
 
 -- Rooms of LiveKit whose sound is wanted, or is still to be let go of.
 CREATE TABLE rooms (

@@ -87,6 +87,9 @@ const DELETE_SESSION: Erasure = Erasure {
               DELETE FROM usage_reports USING session WHERE usage_reports.session_id = session.id RETURNING 1),
           announcements_gone AS (
               DELETE FROM outbox USING session WHERE outbox.topic = 'session:' || $1::text RETURNING 1),
+          deliveries_gone AS (
+              DELETE FROM deliveries USING session
+              WHERE deliveries.way = 'session' AND deliveries.content ->> 'session' = session.id::text RETURNING 1),
           usage_kept AS (
               UPDATE usage SET session_id = NULL, identity = NULL, user_id = NULL FROM session
               WHERE usage.session_id = session.id RETURNING 1)
@@ -98,6 +101,7 @@ const DELETE_SESSION: Erasure = Erasure {
               (SELECT count(*) FROM keys_gone) AS stream_keys,
               (SELECT count(*) FROM reports_gone) AS usage_reports,
               (SELECT count(*) FROM announcements_gone) AS announcements,
+              (SELECT count(*) FROM deliveries_gone) AS deliveries,
               (SELECT count(*) FROM usage_kept) AS usage_without_names",
     last: Some("DELETE FROM sessions WHERE slug = $1"),
 };

@@ -24,8 +24,10 @@ const DELIVERY_LEASE: Duration = Duration::from_secs(60);
 pub enum Way {
     /// Web push to the user's browsers.
     Push,
-    /// The outgoing hook.
+    /// The outgoing hook of notifications.
     Hook,
+    /// The outgoing hook of sessions.
+    Session,
 }
 
 impl Way {
@@ -34,11 +36,21 @@ impl Way {
         match self {
             Self::Push => "push",
             Self::Hook => "hook",
+            Self::Session => "session",
         }
     }
 }
 
-/// A notification on its way out of the house, lent to whoever claimed it for a minute.
+/// Ways that wait for one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// Of notifications: [`Way::Push`], [`Way::Hook`].
+    Notifications,
+    /// Of what happens in sessions: [`Way::Session`].
+    Sessions,
+}
+
+/// Something on its way out of the house, lent to whoever claimed it for a minute.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// Its row.
@@ -47,7 +59,8 @@ pub struct Delivery {
     pub way: Way,
     /// How often it was tried, this time among them.
     pub attempts: u32,
-    /// What is delivered; `None` when the user has it no more.
+    /// What is delivered; `None` when the user has it no more. What goes the way [`Way::Session`] is read by
+    /// [`Storage::session_event`].
     pub notification: Option<Notification>,
 }
 
@@ -76,26 +89,40 @@ pub(crate) const NEXT: Statement = Statement {
               (SELECT min(expires_at) FROM notifications WHERE expires_at IS NOT NULL))",
 };
 
-const CLAIM: Statement = Statement {
-    name: "claim_deliveries",
-    sql: concat!(
-        "WITH claimed AS (
-             UPDATE deliveries SET attempts = attempts + 1, due_at = $2
-             WHERE id IN (SELECT id FROM deliveries WHERE due_at <= $1 ORDER BY due_at LIMIT $3
-                          FOR UPDATE SKIP LOCKED)
-             RETURNING id, way, attempts, notification_id)
-         SELECT ",
-        notification_columns!(),
-        ", claimed.id, claimed.way, claimed.attempts
-         FROM claimed
-         LEFT JOIN (notifications JOIN inboxes ON inboxes.user_id = notifications.user_id)
-             ON notifications.id = claimed.notification_id AND ",
-        kept!()
-    ),
-};
+/// Of the deliveries that this condition holds for, which is that of an index.
+macro_rules! claim {
+    ($condition:literal) => {
+        concat!(
+            "WITH claimed AS (
+                 UPDATE deliveries SET attempts = attempts + 1, due_at = $2
+                 WHERE id IN (SELECT id FROM deliveries WHERE due_at <= $1 AND ",
+            $condition,
+            "             ORDER BY due_at, id LIMIT $3 FOR UPDATE SKIP LOCKED)
+                 RETURNING id, way, attempts, notification_id)
+             SELECT ",
+            notification_columns!(),
+            ", claimed.id, claimed.way, claimed.attempts
+             FROM claimed
+             LEFT JOIN (notifications JOIN inboxes ON inboxes.user_id = notifications.user_id)
+                 ON notifications.id = claimed.notification_id AND ",
+            kept!(),
+            " ORDER BY claimed.id"
+        )
+    };
+}
+
+const CLAIM: Statement = Statement { name: "claim_deliveries", sql: claim!("way <> 'session'") };
+
+const CLAIM_OF_SESSIONS: Statement =
+    Statement { name: "claim_session_deliveries", sql: claim!("way = 'session'") };
 
 const NEXT_DELIVERY: Statement =
-    Statement { name: "next_delivery", sql: "SELECT min(due_at) FROM deliveries" };
+    Statement { name: "next_delivery", sql: "SELECT min(due_at) FROM deliveries WHERE way <> 'session'" };
+
+const NEXT_OF_SESSIONS: Statement = Statement {
+    name: "next_session_delivery",
+    sql: "SELECT min(due_at) FROM deliveries WHERE way = 'session'",
+};
 
 const DELIVERED: Statement =
     Statement { name: "settle_delivery", sql: "DELETE FROM deliveries WHERE id = $1" };
@@ -232,22 +259,36 @@ impl Storage {
         moment(self.query_opt(&NEXT, &[]).await?)
     }
 
-    /// Lends up to `limit` deliveries that are due. Settle or postpone each: after a minute somebody else may try.
+    /// Lends up to `limit` deliveries of a queue that are due, in the order in which they were written. Settle or
+    /// postpone each: after a minute somebody else may try.
     ///
     /// # Errors
     /// As any operation here.
-    pub async fn claim_deliveries(&self, now: Timestamp, limit: u32) -> Result<Vec<Delivery>, StorageError> {
+    pub async fn claim_deliveries(
+        &self,
+        queue: Queue,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StorageError> {
         let until = now.after(DELIVERY_LEASE).to_jiff();
-        let rows = self.query(&CLAIM, &[&now.to_jiff(), &until, &i64::from(limit)]).await?;
+        let claim = match queue {
+            Queue::Notifications => &CLAIM,
+            Queue::Sessions => &CLAIM_OF_SESSIONS,
+        };
+        let rows = self.query(claim, &[&now.to_jiff(), &until, &i64::from(limit)]).await?;
         rows.iter().map(delivery).collect()
     }
 
-    /// When the next delivery is due; `None` when none waits.
+    /// When the next delivery of a queue is due; `None` when none waits.
     ///
     /// # Errors
     /// As any operation here.
-    pub async fn next_delivery(&self) -> Result<Option<Timestamp>, StorageError> {
-        moment(self.query_opt(&NEXT_DELIVERY, &[]).await?)
+    pub async fn next_delivery(&self, queue: Queue) -> Result<Option<Timestamp>, StorageError> {
+        let next = match queue {
+            Queue::Notifications => &NEXT_DELIVERY,
+            Queue::Sessions => &NEXT_OF_SESSIONS,
+        };
+        moment(self.query_opt(next, &[]).await?)
     }
 
     /// It has arrived, or never will.
@@ -333,7 +374,11 @@ fn delivery(row: &Row) -> Result<Delivery, StorageError> {
     let there = row.try_get::<_, Option<uuid::Uuid>>(0)?.is_some();
     Ok(Delivery {
         id: row.try_get(14)?,
-        way: if row.try_get::<_, &str>(15)? == Way::Push.label() { Way::Push } else { Way::Hook },
+        way: match row.try_get(15)? {
+            "push" => Way::Push,
+            "hook" => Way::Hook,
+            _ => Way::Session,
+        },
         attempts: number(i64::from(row.try_get::<_, i32>(16)?)),
         notification: if there { Some(notification(row)?) } else { None },
     })

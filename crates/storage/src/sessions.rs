@@ -5,8 +5,9 @@ use tokio_postgres::Row;
 
 use crate::{
     Storage, StorageError,
-    columns::{name, parsed, text, timestamp},
+    columns::{name, number, parsed, text, timestamp},
     connection::Statement,
+    streams::ACTIVE_LIFE,
 };
 
 /// Most sessions that one call of [`Storage::end_idle_sessions`] ends, to keep its transaction short.
@@ -89,6 +90,16 @@ const STOP: Statement = Statement {
     ),
 };
 
+const END: Statement = Statement {
+    name: "end_session",
+    sql: concat!(
+        "UPDATE sessions SET status = 'ended', ended_at = $2
+         WHERE slug = $1 AND status <> 'ended' AND COALESCE(started_at, created_at) <= $3
+         RETURNING ",
+        session_columns!()
+    ),
+};
+
 const END_IDLE: Statement = Statement {
     name: "end_idle_sessions",
     sql: concat!(
@@ -108,6 +119,21 @@ const END_IDLE: Statement = Statement {
 const FIND: Statement = Statement {
     name: "session",
     sql: concat!("SELECT ", session_columns!(), " FROM sessions WHERE slug = $1"),
+};
+
+const FIND_STARTED: Statement = Statement {
+    name: "started_session",
+    sql: concat!(
+        "SELECT ",
+        session_columns!(),
+        " FROM sessions WHERE external_id = $1 ORDER BY last_activity_at DESC, id LIMIT 1"
+    ),
+};
+
+const ACTIVE_STREAMS: Statement = Statement {
+    name: "active_streams",
+    sql: "SELECT count(*) FROM streams
+          WHERE session_id = $1 AND closed_at IS NULL AND last_activity_at > $2",
 };
 
 const UPSERT_PARTICIPANT: Statement = Statement {
@@ -161,6 +187,38 @@ impl Storage {
         now: Timestamp,
     ) -> Result<Option<Session>, StorageError> {
         self.query_opt(&STOP, &[&text(external_id), &now.to_jiff()]).await?.as_ref().map(session).transpose()
+    }
+
+    /// Ends the session of this slug, unless it was started after `begun_by` or has ended; then `None`.
+    ///
+    /// # Errors
+    /// As [`Storage::touch_session`].
+    pub async fn end_session(
+        &self,
+        slug: &SessionSlug,
+        begun_by: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Session>, StorageError> {
+        let row = self.query_opt(&END, &[&slug.as_str(), &now.to_jiff(), &begun_by.to_jiff()]).await?;
+        row.as_ref().map(session).transpose()
+    }
+
+    /// The session that was started under this id, if one was.
+    ///
+    /// # Errors
+    /// As [`Storage::touch_session`].
+    pub async fn started_session(&self, external_id: &str) -> Result<Option<Session>, StorageError> {
+        self.query_opt(&FIND_STARTED, &[&text(external_id)]).await?.as_ref().map(session).transpose()
+    }
+
+    /// Streams of the session of which something was heard within the last minute.
+    ///
+    /// # Errors
+    /// As [`Storage::touch_session`].
+    pub async fn active_streams(&self, session: SessionId, now: Timestamp) -> Result<u32, StorageError> {
+        let since = now.before(ACTIVE_LIFE).to_jiff();
+        let row = self.query_opt(&ACTIVE_STREAMS, &[&session.0, &since]).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?.map_or(0, number))
     }
 
     /// Ends sessions that were not used, and in which nothing was said, for longer than `idle`; at most 500 in one

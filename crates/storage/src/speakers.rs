@@ -37,7 +37,7 @@ const NOTE: Statement = Statement {
           SELECT session.id, $2::timestamptz, $3::text, $4::text FROM session
           WHERE NOT EXISTS (
               SELECT FROM (SELECT identity, name FROM active_speakers
-                           WHERE session_id = session.id ORDER BY at DESC LIMIT 1) AS last
+                           WHERE session_id = session.id ORDER BY at DESC, id DESC LIMIT 1) AS last
               WHERE last.identity IS NOT DISTINCT FROM $3::text
                 AND (last.name IS NOT DISTINCT FROM $4::text OR $4::text IS NULL))",
 };
@@ -45,13 +45,13 @@ const NOTE: Statement = Statement {
 const TURNS: Statement = Statement {
     name: "active_speakers",
     sql: "SELECT at, identity, name FROM (
-              SELECT at, identity, name FROM active_speakers
+              SELECT at, identity, name, id FROM active_speakers
               WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) AND at <= $3
                 AND at >= COALESCE(
                     (SELECT max(at) FROM active_speakers
                      WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) AND at <= $2), $2)
-              ORDER BY at DESC LIMIT $4) AS newest
-          ORDER BY at",
+              ORDER BY at DESC, id DESC LIMIT $4) AS newest
+          ORDER BY at, id",
 };
 
 const FORGET: Statement = Statement {

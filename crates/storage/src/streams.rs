@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A stream of which nothing was heard for so long is not active any more.
-const ACTIVE_LIFE: Duration = Duration::from_secs(60);
+pub(crate) const ACTIVE_LIFE: Duration = Duration::from_secs(60);
 
 /// How many streams may be active at a time, of those that a user has opened; `None` for any number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -53,7 +53,7 @@ pub struct NewFinal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
     /// It is stored, with its sequence, and will be announced.
-    Stored(Final),
+    Stored(Box<Final>),
     /// The stream was already stored up to its end: a repetition.
     AlreadyStored,
 }
@@ -182,7 +182,8 @@ impl Storage {
             )
             .await?;
         if let Some(row) = row {
-            return Ok(Recorded::Stored(Final { sequence: Sequence(unsigned(row.try_get(0)?)), ..stored }));
+            let sequence = Sequence(unsigned(row.try_get(0)?));
+            return Ok(Recorded::Stored(Box::new(Final { sequence, ..stored })));
         }
         let owner = [&segment.stream.0 as _, &segment.epoch as _];
         match self.query_opt(&OWNED_BY_EPOCH, &owner).await? {

@@ -1,4 +1,4 @@
-//! What tests need from the world: databases, Redis, nginx, cables to cut, tokens, recordings and patience.
+//! What tests need from the world: databases, Redis, LiveKit, nginx, cables to cut, tokens, recordings and patience.
 //!
 //! Everything here panics with a clear message instead of returning errors, and cleans up when it is dropped. It
 //! knows how services are reached, never what they should answer. Changes when the tests need another part of the
@@ -14,6 +14,8 @@ mod binary;
 mod cable;
 mod database;
 mod environment;
+mod gladia;
+pub mod livekit;
 mod nginx;
 mod node;
 mod patience;
@@ -29,6 +31,8 @@ pub use binary::{reported, run_binary};
 pub use cable::Cable;
 pub use database::Database;
 pub use environment::{new_ffmpeg, soak_minutes};
+pub use gladia::GladiaServer;
+pub use livekit::LiveKitServer;
 pub use nginx::{HandshakeLimit, Nginx};
 pub use node::node_script;
 pub use patience::{Outcome, PATIENCE, eventually};

@@ -2,22 +2,21 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{Clock, Samples, SessionId, Speaker, StreamId, Word};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, UtteranceId, Word};
 use outbox::Bell;
 use rpc::Source;
-use storage::{NewFinal, OpenStream, Recorded, Storage, StorageError};
+use storage::{NewFinal, OpenStream, Recorded, Revision, Storage, StorageError};
 
 /// Wait between attempts while Postgres is away: doubles from the first to the last.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// The language that the engine writes.
-const LANGUAGE: &str = "en";
+pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// The text of a finished utterance, before it is stored.
 pub(crate) struct Utterance {
     pub(crate) number: u32,
+    pub(crate) speaker: Speaker,
     pub(crate) text: String,
     pub(crate) words: Vec<Word>,
+    pub(crate) language: Option<String>,
     pub(crate) start: Samples,
     pub(crate) end: Samples,
 }
@@ -36,10 +35,18 @@ pub(crate) struct Finals {
 }
 
 /// Storing the oldest, attempt after attempt.
-type Storing = Pin<Box<dyn Future<Output = Result<Recorded, StorageError>> + Send>>;
+type Storing = Pin<Box<dyn Future<Output = Result<(), StorageError>> + Send>>;
+
+/// What is to be stored.
+#[derive(Clone)]
+enum Waited {
+    Final(NewFinal),
+    /// Another text for a final that is stored, or waits before this one.
+    Correction(Revision),
+}
 
 struct Waiting {
-    segment: NewFinal,
+    what: Waited,
     /// Audio before this is settled even while the final waits.
     settled: Samples,
 }
@@ -72,15 +79,39 @@ impl Finals {
             epoch: self.epoch,
             stream: self.source.stream,
             number: utterance.number,
-            speaker: self.speaker().clone(),
-            text: utterance.text,
-            language: Some(LANGUAGE.to_owned()),
+            speaker: utterance.speaker,
+            text: utterance.text.trim().to_owned(),
+            language: utterance.language,
             start: utterance.start,
             end: utterance.end,
             words: utterance.words,
             at: self.clock.now(),
         };
-        self.waiting.push_back(Waiting { segment, settled });
+        self.waiting.push_back(Waiting { what: Waited::Final(segment), settled });
+    }
+
+    /// Queues another text for an utterance whose final was queued before.
+    pub(crate) fn correct(&mut self, number: u32, text: String, language: Option<String>, settled: Samples) {
+        let now = self.clock.now();
+        let correction = Revision {
+            session: self.source.session.clone(),
+            utterance: UtteranceId::Heard { stream: self.source.stream, number },
+            speaker: None,
+            text: text.trim().to_owned(),
+            language,
+            outside: None,
+            said_at: now,
+            at: now,
+        };
+        self.waiting.push_back(Waiting { what: Waited::Correction(correction), settled });
+    }
+
+    /// Where the oldest ends; the sound before must be metered before it is stored. `None` when none waits.
+    pub(crate) fn next_end(&self) -> Option<Samples> {
+        self.waiting.front().map(|first| match &first.what {
+            Waited::Final(segment) => segment.end,
+            Waited::Correction(_) => Samples(0),
+        })
     }
 
     /// Whether all are stored.
@@ -93,10 +124,6 @@ impl Finals {
         self.waiting.front().map_or(listened, |first| first.settled.min(listened))
     }
 
-    pub(crate) fn speaker(&self) -> &Speaker {
-        &self.source.speaker
-    }
-
     /// Waits until the oldest is stored, trying again while Postgres is away. Pending when there is none.
     /// Cancel-safe: an attempt under way is continued by the next call.
     ///
@@ -105,13 +132,11 @@ impl Finals {
     pub(crate) async fn store_next(&mut self) -> Result<(), StorageError> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
         let storing = self.storing.get_or_insert_with(|| {
-            Box::pin(store(self.storage.clone(), self.source.stream, first.segment.clone()))
+            Box::pin(store(self.storage.clone(), self.source.stream, first.what.clone()))
         });
-        let recorded = storing.await;
+        let stored = storing.await;
         self.storing = None;
-        if recorded? == Recorded::AlreadyStored {
-            tracing::debug!(stream = %self.source.stream, "a final was stored before");
-        }
+        stored?;
         self.waiting.pop_front();
         self.bell.ring();
         Ok(())
@@ -126,18 +151,29 @@ impl Finals {
     }
 }
 
-async fn store(storage: Storage, stream: StreamId, segment: NewFinal) -> Result<Recorded, StorageError> {
+async fn store(storage: Storage, stream: StreamId, what: Waited) -> Result<(), StorageError> {
     let mut pause = BACK_OFF.0;
     loop {
-        match storage.record_final(&segment).await {
+        let stored = match &what {
+            Waited::Final(segment) => {
+                storage.record_final(segment).await.map(|recorded| recorded == Recorded::AlreadyStored)
+            }
+            Waited::Correction(correction) => storage.revise(correction).await.map(|stored| stored.is_none()),
+        };
+        match stored {
             Err(StorageError::Superseded | StorageError::Forbidden) => return Err(StorageError::Superseded),
             Err(error) => {
                 // Whatever it is, the words are still ours to keep.
-                tracing::warn!(%error, %stream, utterance = segment.number, "store a final; trying again");
+                tracing::warn!(%error, %stream, "store a final; trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(BACK_OFF.1);
             }
-            recorded => return recorded,
+            Ok(before) => {
+                if before {
+                    tracing::debug!(%stream, "a final was stored before");
+                }
+                return Ok(());
+            }
         }
     }
 }

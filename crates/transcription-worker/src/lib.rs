@@ -1,14 +1,19 @@
 //! Hears audio streams over gRPC and turns them into captions.
 //!
 //! This changes when the road of audio inside the worker does. In the order data passes: [`service`](self) takes a
-//! call and admits it, a `stream` task feeds the listener and the engines, `finals` are stored in order and ring
-//! the outbox, `partials` go straight to Redis. It never sees an encoding or a client.
+//! call and admits it, a `stream` task feeds what is `hearing` it, the `meter` counts,
+//! the `filter` judges texts, `speakers` tell whose they are, `finals` are stored in order and ring the outbox,
+//! `partials` go straight to Redis. It never sees an encoding or a client.
 
 mod capacity;
+mod filter;
 mod finals;
+mod hearing;
+mod meter;
 mod partials;
 mod service;
 mod settings;
+mod speakers;
 mod stream;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -18,13 +23,13 @@ use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
 use model::Clock;
 use outbox::Relay;
 use rpc::{KEEP_ALIVE, MESSAGE_BYTES_MAX, wire::TranscriptionServer};
-use speech::{EnginePool, ModelFiles, Moonshine, SpeechError};
+use speech::{EnginePool, Gladia, GladiaError, ModelFiles, Moonshine, SpeechError};
 use storage::{Storage, StorageError};
 use tonic::transport::{Server, server::TcpIncoming};
 
 pub use settings::WorkerSettings;
 
-use crate::{partials::Partials, service::Service};
+use crate::{capacity::Capacity, hearing::Engines, partials::Partials, service::Service};
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,9 @@ pub enum StartError {
     /// The Redis URL is wrong.
     #[error(transparent)]
     Bus(#[from] event_bus::BusError),
+    /// Gladia cannot be spoken to from here.
+    #[error(transparent)]
+    Gladia(#[from] GladiaError),
     /// A thread could not be started.
     #[error("start the engines: {0}")]
     Engines(#[from] tokio::task::JoinError),
@@ -63,7 +71,9 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     register_metrics();
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
-    let engines = start_engines(settings).await?;
+    let gladia = settings.gladia.clone().map(Gladia::new).transpose()?;
+    let capacity = Capacity::new(start_engines(settings).await?, settings.streams_max);
+    let engines = Engines::new(capacity, gladia);
 
     let listener = listen("WORKER_PORT", settings.address).await?;
     let admin = listen("WORKER_METRICS_PORT", settings.admin_address).await?;
@@ -130,6 +140,8 @@ fn register_metrics() {
     outbox::describe_metrics();
     capacity::register_metrics();
     service::register_metrics();
+    hearing::register_metrics();
+    meter::register_metrics();
     stream::register_metrics();
     partials::register_metrics();
 }

@@ -10,24 +10,26 @@ use std::{
 use auth::ServiceKeys;
 use futures_util::{Stream, stream};
 use lifecycle::Lifecycle;
-use model::{Clock, Samples, StreamId};
+use model::{Clock, EngineName, Samples, StreamId};
 use outbox::Bell;
 use rpc::{
     INTERNAL_TOKEN, MESSAGES_WAITING_MAX, Source, WireError,
     wire::{self, Opened, Request as Incoming, Response as Outgoing, TranscribeRequest, TranscribeResponse},
 };
-use speech::EnginePool;
-use storage::{NewStream, Storage, StorageError, StreamLimits};
+use storage::{NewStream, OpenStream, Storage, StorageError, StreamLimits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     WorkerSettings,
-    capacity::{Capacity, Place, RETRY_AFTER},
+    capacity::{Place, RETRY_AFTER},
     finals::Finals,
+    hearing::Engines,
+    meter::Meter,
     partials::Partials,
-    stream::StreamTask,
+    speakers::Speakers,
+    stream::{Means, StreamTask},
 };
 
 /// How long a caller may take to send `open`.
@@ -48,10 +50,11 @@ pub(crate) fn register_metrics() {
 /// The handler of `parley.transcription.v1`.
 pub(crate) struct Service {
     internal_tokens: ServiceKeys,
-    capacity: Capacity,
+    engines: Engines,
     owners: Owners,
     linger: Duration,
     limits: StreamLimits,
+    speaker_lag_ms: i64,
     storage: Storage,
     bell: Bell,
     partials: Partials,
@@ -65,16 +68,17 @@ impl Service {
         storage: Storage,
         bell: Bell,
         partials: Partials,
-        engines: Arc<EnginePool>,
+        engines: Engines,
         life: Lifecycle,
         clock: Clock,
     ) -> Self {
         Self {
             internal_tokens: settings.internal_tokens.clone(),
-            capacity: Capacity::new(engines, settings.streams_max),
+            engines,
             owners: Owners::default(),
             linger: settings.linger,
             limits: settings.limits,
+            speaker_lag_ms: settings.speaker_lag_ms,
             storage,
             bell,
             partials,
@@ -95,11 +99,11 @@ impl Service {
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }
-        self.capacity.take().ok_or_else(|| wire::busy(RETRY_AFTER))
+        self.engines.capacity().take().ok_or_else(|| wire::busy(RETRY_AFTER))
     }
 
     /// Takes the stream over in the database; from here on nobody else can write to it.
-    async fn take_over(&self, source: &Source, first: Samples) -> Result<(Finals, Samples, u32), Status> {
+    async fn take_over(&self, source: &Source) -> Result<OpenStream, Status> {
         let row = NewStream {
             id: source.stream,
             session: source.session.clone(),
@@ -109,9 +113,25 @@ impl Service {
             limits: self.limits,
             now: self.clock.now(),
         };
-        let open = self.storage.open_stream(&row).await.map_err(|error| storage_status(&error))?;
-        let finals = Finals::new(source, &open, self.storage.clone(), self.bell.clone(), self.clock.clone());
-        Ok((finals, first.max(open.stored_end), open.next_utterance))
+        self.storage.open_stream(&row).await.map_err(|error| storage_status(&error))
+    }
+
+    fn means(&self, source: &Source, open: &OpenStream) -> Means {
+        let (storage, clock) = (self.storage.clone(), self.clock.clone());
+        // Set right once it is known which engine hears.
+        let engine = EngineName::Moonshine;
+        let speakers = source.is_room.then(|| {
+            let (session, room) = (source.session.clone(), source.speaker.clone());
+            Speakers::new(storage.clone(), session, open.started_at, self.speaker_lag_ms, room)
+        });
+        Means {
+            engines: self.engines.clone(),
+            finals: Finals::new(source, open, storage.clone(), self.bell.clone(), clock.clone()),
+            meter: Meter::new(source.stream, open, engine, storage, clock.clone()),
+            partials: self.partials.clone(),
+            speakers,
+            clock,
+        }
     }
 }
 
@@ -130,25 +150,19 @@ impl wire::Transcription for Service {
         self.authorize(&request)?;
         let place = self.admit().inspect_err(|_| count("refused"))?;
         let mut incoming = request.into_inner();
-        let (source, first) = first_message(&mut incoming).await?;
+        let (source, first) = first_message(&mut incoming, &self.engines).await?;
         let ownership = self.owners.own(source.stream);
-        let taken = self.take_over(&source, first).await;
-        let (finals, resume_at, next_utterance) = taken.inspect_err(|_| count("failed"))?;
+        let open = self.take_over(&source).await.inspect_err(|_| count("failed"))?;
+        let resume_at = first.max(open.stored_end);
         count("opened");
 
         let (outgoing, responses) = mpsc::channel(MESSAGES_WAITING_MAX);
-        let opened = Outgoing::Opened(Opened { resume_at: resume_at.0, room: self.capacity.room() });
+        let opened =
+            Outgoing::Opened(Opened { resume_at: resume_at.0, room: self.engines.capacity().room() });
         // The channel was just made and has room.
         let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(opened) }));
-        let task = StreamTask::new(
-            source,
-            resume_at,
-            next_utterance,
-            finals,
-            self.partials.clone(),
-            self.capacity.clone(),
-            self.clock.clone(),
-        );
+        let means = self.means(&source, &open);
+        let task = StreamTask::new(source, resume_at, &open, means);
         let (life, linger) = (self.life.clone(), self.linger);
         self.life.spawn(async move {
             let _place = place;
@@ -161,25 +175,23 @@ impl wire::Transcription for Service {
     }
 }
 
-async fn first_message(incoming: &mut Streaming<TranscribeRequest>) -> Result<(Source, Samples), Status> {
+async fn first_message(
+    incoming: &mut Streaming<TranscribeRequest>,
+    engines: &Engines,
+) -> Result<(Source, Samples), Status> {
     let first = tokio::time::timeout(OPEN_LIMIT, incoming.message()).await;
     match first.map_err(|_| WireError::Order("no open within 5 s"))?? {
         Some(TranscribeRequest { message: Some(Incoming::Open(open)) }) => {
             let (source, first) = Source::from_open(open)?;
             match source.language.as_deref() {
                 None => {}
-                Some(language) if speaks(language) => {}
+                Some(language) if engines.speaks(language) => {}
                 Some(_) => return Err(Status::invalid_argument("language: this worker serves en")),
             }
             Ok((source, first))
         }
         _ => Err(WireError::Order("the first message must be open").into()),
     }
-}
-
-/// Whether the engine knows a language (BCP 47, any region).
-fn speaks(language: &str) -> bool {
-    language.split('-').next().is_some_and(|primary| primary.eq_ignore_ascii_case("en"))
 }
 
 fn count(outcome: &'static str) {

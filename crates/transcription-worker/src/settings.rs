@@ -7,11 +7,15 @@ use std::{
 use auth::ServiceKeys;
 use event_bus::BusSettings;
 use settings::Reader;
+use speech::GladiaSettings;
 use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
 
 /// Streams that one worker takes at most, whatever its speed: each may hold a minute of sound in memory.
 const STREAMS_MAX: usize = 256;
+
+/// Longest lag that speakers may have, in milliseconds.
+const LAG_MS_MAX: i64 = 10_000;
 
 /// Everything that a worker can be told.
 ///
@@ -26,6 +30,9 @@ const STREAMS_MAX: usize = 256;
 /// | `PARLEY_MODEL_DIR` | nearest `.parley/model` | folder of the speech model |
 /// | `ENGINE_THREADS` | cores | decodes at a time |
 /// | `STREAMS_MAX` | 256 | streams at a time |
+/// | `ENGINE` | `auto` | `gladia`, `moonshine` (embedded), or `auto`: Gladia when its key is set |
+/// | `GLADIA_API_KEY` and others | see `speech` | Gladia |
+/// | `SPEAKER_LAG_MS` | 250 | how much later than the sound of a room its active speakers are told; below 0 when the sound comes later |
 /// | `USER_STREAMS_MAX` | 5 | active streams of one user; 0 for any number |
 /// | `SESSION_STREAMS_MAX` | 10 | active streams of users in one session; 0 for any number |
 /// | `LINGER_SECONDS` | 30 | how long an open utterance waits for a source that vanished |
@@ -50,6 +57,10 @@ pub struct WorkerSettings {
     pub engine_threads: usize,
     /// Streams at a time.
     pub streams_max: usize,
+    /// Gladia, when it is preferred.
+    pub gladia: Option<GladiaSettings>,
+    /// How much later than the sound of a room its active speakers are told.
+    pub speaker_lag_ms: i64,
     /// How many streams a user, and the users of a session, may have active at a time.
     pub limits: StreamLimits,
     /// How long the open utterance of a lost call waits for its source to come back, here or at another worker, before
@@ -76,6 +87,8 @@ impl WorkerSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let engine_threads = reader.or("ENGINE_THREADS", cores, "a number of threads").max(1);
         let streams_max = reader.or("STREAMS_MAX", STREAMS_MAX, "a number of streams").clamp(1, STREAMS_MAX);
+        let gladia = gladia(&mut reader);
+        let speaker_lag_ms = reader.or("SPEAKER_LAG_MS", 250_i64, "a number of milliseconds");
         let mut most = |name, default| {
             let most: u32 = reader.or(name, default, "a number of streams, or 0 for any number");
             (most > 0).then_some(most)
@@ -95,10 +108,31 @@ impl WorkerSettings {
                 model_dir,
                 engine_threads,
                 streams_max,
+                gladia,
+                speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
                 linger,
                 drain_limit,
             })
         })
+    }
+}
+
+/// Gladia, unless `ENGINE` says otherwise.
+fn gladia(reader: &mut Reader) -> Option<GladiaSettings> {
+    let gladia = GladiaSettings::read(reader);
+    match reader.text("ENGINE").as_deref() {
+        None | Some("auto") => gladia,
+        Some("moonshine") => None,
+        Some("gladia") => {
+            if gladia.is_none() {
+                reader.problem("GLADIA_API_KEY", "required with ENGINE=gladia");
+            }
+            gladia
+        }
+        Some(_) => {
+            reader.problem("ENGINE", "expected auto, gladia or moonshine");
+            None
+        }
     }
 }

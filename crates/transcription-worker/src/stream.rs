@@ -1,12 +1,9 @@
-//! One stream: audio in, decodes out to the engines, words out to finals and partials.
+//! One stream: audio in, words out to finals and partials, each with its speaker.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use lifecycle::Lifecycle;
-use model::{Clock, Partial, PcmFrame, Samples, UtteranceId};
+use model::{Clock, Fallback, Partial, PcmFrame, Samples, Speaker, UtteranceId};
 use rpc::{
     Source, WINDOW, WireError,
     wire::{
@@ -14,7 +11,8 @@ use rpc::{
         TranscribeResponse,
     },
 };
-use speech::{Answer, Listener, ListenerSettings, Spoken};
+use speech::{ListenerSettings, Spoken};
+use storage::{OpenStream, StorageError};
 use tokio::{
     sync::mpsc::Sender,
     time::{MissedTickBehavior, interval},
@@ -23,9 +21,13 @@ use tonic::{Status, Streaming};
 
 use crate::{
     capacity::Capacity,
+    filter::{Filter, Verdict},
     finals::{Finals, Utterance},
+    hearing::{EMBEDDED_LANGUAGE, Engines, Heard, Hearing},
+    meter::Meter,
     partials::Partials,
     service::Ownership,
+    speakers::Speakers,
 };
 
 /// How often an unmoved acknowledgement is repeated, so that the source knows that we live.
@@ -37,12 +39,18 @@ const SKIP_MAX: Samples = Samples::from_millis(24 * 3_600 * 1_000);
 /// Silence that ends an utterance, unless the source says.
 const ENDPOINTING: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether another participant has begun to speak in an open utterance of a room.
+const TURN_LOOK: Duration = Duration::from_millis(300);
+
+/// Wait before the speaker of a final is asked for again while Postgres is away.
+const SPEAKER_RETRY: Duration = Duration::from_millis(500);
+
 /// Audio heard, in milliseconds.
 const AUDIO_MS_TOTAL: &str = "worker_audio_ms_total";
 /// Utterances by what became of them.
 const UTTERANCES_TOTAL: &str = "worker_utterances_total";
 /// Values of the label `outcome`.
-const OUTCOMES: [&str; 3] = ["final", "empty", "lost"];
+const OUTCOMES: [&str; 6] = ["final", "corrected", "empty", "blank", "hallucination", "lost"];
 
 pub(crate) fn register_metrics() {
     metrics::describe_counter!(AUDIO_MS_TOTAL, "Audio heard, in milliseconds");
@@ -69,48 +77,87 @@ enum End {
     Defect,
 }
 
+/// A text of a room that waits to be told whose it is.
+struct Unattributed {
+    spoken: Spoken,
+    /// Audio before this was settled before it.
+    settled: Samples,
+    /// `None`: nobody can say now, and nobody need know.
+    speaker: Lookup<Option<Speaker>>,
+}
+
+/// Who has begun to speak, and where.
+type Turned = Result<Vec<(Samples, Speaker)>, StorageError>;
+
+type Lookup<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 pub(crate) struct StreamTask {
     source: Source,
-    listener: Option<Box<Listener>>,
+    hearing: Hearing,
+    fallback: Option<Fallback>,
+    /// Whether the source was told which engine hears.
+    engine_told: bool,
     finals: Finals,
     partials: Partials,
+    meter: Meter,
+    filter: Filter,
     capacity: Capacity,
     clock: Clock,
-    answer: Option<Answer>,
+    /// Of a room; the words of any other source are all its participant's.
+    speakers: Option<Speakers>,
+    unattributed: Option<Unattributed>,
+    /// Looks whether somebody else has begun to speak.
+    turns: Option<Lookup<Turned>>,
+    /// Turns before this were dealt with.
+    turned: Samples,
+    /// The utterance that was shown last.
+    shown: Option<u32>,
     acknowledged: Samples,
     stopped: bool,
 }
 
+/// What a stream is served with.
+pub(crate) struct Means {
+    pub(crate) engines: Engines,
+    pub(crate) finals: Finals,
+    pub(crate) meter: Meter,
+    pub(crate) partials: Partials,
+    pub(crate) speakers: Option<Speakers>,
+    pub(crate) clock: Clock,
+}
+
 impl StreamTask {
-    pub(crate) fn new(
-        source: Source,
-        resume_at: Samples,
-        next_utterance: u32,
-        finals: Finals,
-        partials: Partials,
-        capacity: Capacity,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(source: Source, resume_at: Samples, open: &OpenStream, means: Means) -> Self {
         let settings = ListenerSettings {
             endpointing: source
                 .endpointing_ms
                 .map_or(ENDPOINTING, |millis| Duration::from_millis(millis.into())),
             partials: source.partials,
             first: resume_at,
-            next_number: next_utterance,
+            next_number: open.next_utterance,
             ..ListenerSettings::default()
         };
-        let listener = Some(Box::new(Listener::new(settings)));
+        let Means { engines, finals, mut meter, partials, speakers, clock } = means;
+        let (hearing, fallback) = engines.hear(&settings, source.language.as_deref());
+        meter.set_engine(hearing.engine());
         Self {
-            source,
-            listener,
+            hearing,
+            fallback,
+            engine_told: false,
             finals,
             partials,
-            capacity,
+            meter,
+            filter: Filter::new(clock.now()),
+            capacity: engines.capacity().clone(),
             clock,
-            answer: None,
+            speakers,
+            unattributed: None,
+            turns: None,
+            turned: resume_at,
+            shown: None,
             acknowledged: resume_at,
             stopped: false,
+            source,
         }
     }
 
@@ -170,11 +217,16 @@ impl StreamTask {
             if self.stopped && self.is_done() {
                 let end = self.heard();
                 self.finals.close().await;
+                let _ = outgoing.send(Ok(self.acknowledgement())).await;
                 let ended = Outgoing::Ended(Ended { samples: end.0 });
                 let _ = outgoing.send(Ok(TranscribeResponse { message: Some(ended) })).await;
                 return End::Stopped;
             }
-            let room = self.heard() - self.acknowledged < WINDOW + WINDOW;
+            if !self.engine_told {
+                let hearing = wire::to_hearing(self.hearing.engine(), self.fallback.as_ref());
+                self.engine_told = outgoing.try_send(Ok(hearing)).is_ok();
+            }
+            let room = self.hearing.has_room() && self.heard() - self.acknowledged < WINDOW + WINDOW;
             tokio::select! {
                 message = incoming.message(), if !self.stopped && !draining && room => match message {
                     Ok(Some(message)) => match self.accept(message).await {
@@ -204,8 +256,11 @@ impl StreamTask {
     }
 
     fn acknowledgement(&self) -> TranscribeResponse {
-        let acknowledged =
-            Acknowledged { samples: self.acknowledged.0, room: self.capacity.room(), filtered: 0 };
+        let acknowledged = Acknowledged {
+            samples: self.acknowledged.0,
+            room: self.capacity.room(),
+            filtered: self.filter.filtered,
+        };
         TranscribeResponse { message: Some(Outgoing::Acknowledged(acknowledged)) }
     }
 
@@ -227,12 +282,7 @@ impl StreamTask {
             Some(Incoming::Audio(audio)) => {
                 self.hear(wire::from_audio(&audio).map_err(End::Refused)?).await?
             }
-            Some(Incoming::Finalize(_)) => {
-                if let Some(listener) = &mut self.listener {
-                    listener.finalize();
-                }
-                self.ask();
-            }
+            Some(Incoming::Finalize(_)) => self.hearing.finalize(),
             Some(Incoming::Stop(_)) => self.end(),
             Some(Incoming::Open(_)) => return Err(End::Refused(WireError::Order("open may come only once"))),
             // A kind of message that this version does not know.
@@ -255,69 +305,178 @@ impl StreamTask {
             return Ok(());
         }
         let silence = if missing > WINDOW {
-            self.listener.as_mut().ok_or(End::Defect)?.skip_to(frame.start);
+            self.hearing.skip_to(frame.start);
             0
         } else {
             usize::try_from(missing.0).unwrap_or(0)
         };
         let mut samples = vec![0; silence];
         samples.extend_from_slice(new);
-        metrics::counter!(AUDIO_MS_TOTAL).increment(Samples::of(samples.len()).millis());
-        for second in samples.chunks(rpc::AUDIO_SAMPLES_MAX) {
-            let (second, mut listener) = (second.to_vec(), self.listener.take().ok_or(End::Defect)?);
-            let heard = tokio::task::spawn_blocking(move || {
-                listener.hear(&second);
-                listener
-            });
-            self.listener = Some(heard.await.map_err(|_| End::Defect)?);
-            self.ask();
-        }
-        Ok(())
+        metrics::counter!(AUDIO_MS_TOTAL).increment(Samples::of(new.len()).millis());
+        self.filter.hear(new, self.clock.now());
+        self.meter.hear(Samples::of(new.len()), frame.end());
+        self.hearing.hear(samples).await.map_err(|_| End::Defect)
     }
 
     fn end(&mut self) {
         self.stopped = true;
-        if let Some(listener) = &mut self.listener {
-            listener.end();
-        }
-        self.ask();
-    }
-
-    /// Gives the engines what should be decoded next.
-    fn ask(&mut self) {
-        if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
-            self.answer = Some(self.capacity.engines().submit(decode));
-        }
+        self.hearing.end();
     }
 
     /// Waits for the next thing that the engines or Postgres have finished. Cancel-safe.
     async fn work(&mut self) -> Result<(), End> {
+        let stores = self.finals.next_end();
+        let metered = self.meter.metered();
+        // A final is stored only after the sound it covers was metered, which a worker that dies has no time for later.
+        let needed = if self.stopped { self.heard() } else { stores.unwrap_or_default() };
+        let (attributes, open_since) = (self.unattributed.is_some(), self.hearing.open_since());
+        self.watch_turns(open_since);
         tokio::select! {
-            (ticket, result) = awaited(&mut self.answer) => {
-                self.answer = None;
-                let Some(listener) = &mut self.listener else { return Err(End::Defect) };
-                let settled = listener.settled();
-                let spoken = listener.decoded(ticket, result, Instant::now());
-                if let Some(spoken) = spoken {
-                    self.publish(spoken, settled);
+            speaker = attributed(&mut self.unattributed) => {
+                let told = self.unattributed.take();
+                if let (Some(told), Some(speaker)) = (told, speaker) {
+                    self.pin(&told.spoken, &speaker);
+                    self.publish(told.spoken, told.settled, speaker);
                 }
-                self.ask();
                 Ok(())
             }
-            stored = self.finals.store_next() => stored.map_err(|_| End::TakenOver),
+            heard = self.hearing.next(), if !attributes => match heard {
+                Heard::Spoken(spoken, settled) => {
+                    self.say(spoken, settled);
+                    Ok(())
+                }
+                Heard::Settled => Ok(()),
+                Heard::FellBack(why) => {
+                    tracing::warn!(stream = %self.source.stream, reason = why.reason, "Gladia has failed; the embedded engine goes on");
+                    self.meter.set_engine(self.hearing.engine());
+                    (self.fallback, self.engine_told) = (Some(why), false);
+                    Ok(())
+                }
+                Heard::Defect => Err(End::Defect),
+            },
+            turns = looked(&mut self.turns) => {
+                self.turns = None;
+                self.turn(turns);
+                Ok(())
+            }
+            stored = self.finals.store_next(), if stores.is_some_and(|end| metered >= end) => {
+                stored.map_err(|_| End::TakenOver)
+            }
+            metered = self.meter.write(needed) => metered.map_err(|_| End::TakenOver),
         }
     }
 
-    fn publish(&mut self, spoken: Spoken, settled: Samples) {
+    /// Something was said: at once, when it is known by whom.
+    fn say(&mut self, spoken: Spoken, settled: Samples) {
+        let Some(spoken) = self.judge(spoken) else { return };
+        let known = match (&self.speakers, &spoken) {
+            (Some(speakers), Spoken::Partial { number, .. } | Spoken::Final { number, revision: 0, .. }) => {
+                speakers.pinned(*number).cloned()
+            }
+            _ => Some(self.source.speaker.clone()),
+        };
+        match known {
+            Some(speaker) => self.publish(spoken, settled, speaker),
+            None => self.unattributed = self.attribute(spoken, settled),
+        }
+    }
+
+    /// What is left of it after the rules for texts.
+    fn judge(&mut self, spoken: Spoken) -> Option<Spoken> {
+        let (verdict, number, start, end) = match &spoken {
+            Spoken::Partial { text, number, start, end, .. } if !text.is_empty() => {
+                (Filter::partial(text), *number, *start, *end)
+            }
+            Spoken::Final { text, number, start, end, .. } => {
+                (self.filter.finish(text, self.clock.now()), *number, *start, *end)
+            }
+            _ => return Some(spoken),
+        };
+        let is_final = matches!(spoken, Spoken::Final { .. });
+        let outcome = match verdict {
+            Verdict::Said => return Some(spoken),
+            Verdict::Blank => "blank",
+            Verdict::Hallucination => "hallucination",
+        };
+        if !is_final {
+            return None;
+        }
+        metrics::counter!(UTTERANCES_TOTAL, "outcome" => outcome).increment(1);
+        // What was shown of it is taken back.
+        let (text, stable, language) = (String::new(), 0, None);
+        (self.shown == Some(number)).then_some(Spoken::Partial { number, text, stable, language, start, end })
+    }
+
+    /// Asks whose it is.
+    fn attribute(&self, spoken: Spoken, settled: Samples) -> Option<Unattributed> {
+        let (speakers, now) = (self.speakers.as_ref()?, self.clock.now());
+        let speaker: Lookup<Option<Speaker>> = match &spoken {
+            Spoken::Final { start, end, .. } => {
+                let (turns, start, end) = (speakers.turns().clone(), *start, *end);
+                Box::pin(async move {
+                    loop {
+                        match turns.look(start, end, now).await {
+                            Ok(speaker) => return Some(speaker),
+                            Err(error) => tracing::warn!(%error, "ask who spoke; trying again"),
+                        }
+                        tokio::time::sleep(SPEAKER_RETRY).await;
+                    }
+                })
+            }
+            Spoken::Partial { start, .. } => {
+                let looking = speakers.turns().look(*start, self.heard(), now);
+                // Text of an open utterance may be dropped.
+                Box::pin(async move { looking.await.ok() })
+            }
+            Spoken::Nothing { .. } | Spoken::Lost { .. } => return None,
+        };
+        Some(Unattributed { spoken, settled, speaker })
+    }
+
+    /// The utterance stays this speaker's until its final.
+    fn pin(&mut self, spoken: &Spoken, speaker: &Speaker) {
+        if let (Some(speakers), Spoken::Partial { number, .. }) = (&mut self.speakers, spoken) {
+            speakers.pin(*number, speaker.clone());
+        }
+    }
+
+    /// Looks now and then who has begun to speak since the open utterance of a room did.
+    fn watch_turns(&mut self, open_since: Option<Samples>) {
+        let (Some(speakers), Some(since), None) = (&self.speakers, open_since, &self.turns) else { return };
+        let looking = speakers.turns().changes(since.max(self.turned), self.heard());
+        self.turns = Some(Box::pin(async move {
+            tokio::time::sleep(TURN_LOOK).await;
+            looking.await
+        }));
+    }
+
+    /// Where somebody else begins to speak, another utterance does.
+    fn turn(&mut self, turns: Turned) {
+        let Ok(turns) = turns else { return };
+        for (position, speaker) in turns {
+            let number = self.shown.unwrap_or_default();
+            let pinned = self.speakers.as_ref().and_then(|speakers| speakers.pinned(number));
+            if pinned.is_none_or(|pinned| pinned.identity != speaker.identity) {
+                self.hearing.cut_near(position);
+            }
+            self.turned = self.turned.max(position);
+        }
+    }
+
+    fn publish(&mut self, spoken: Spoken, settled: Samples, speaker: Speaker) {
         let outcome = match spoken {
-            Spoken::Partial { number, text, stable, start, end } => {
+            Spoken::Partial { number, text, stable, language, start, end } => {
+                self.shown = (!text.is_empty()).then_some(number);
+                if text.is_empty() {
+                    self.release(number);
+                }
                 self.partials.publish(Partial {
                     session: self.source.session.clone(),
                     utterance: UtteranceId::Heard { stream: self.source.stream, number },
-                    speaker: self.source.speaker.clone(),
+                    speaker,
                     text,
                     stable,
-                    language: None,
+                    language,
                     start,
                     end,
                     at: self.clock.now(),
@@ -325,9 +484,19 @@ impl StreamTask {
                 });
                 return;
             }
-            Spoken::Final { number, text, words, start, end } => {
-                self.finals.push(Utterance { number, text, words, start, end }, settled);
+            Spoken::Final { number, revision: 0, text, words, language, start, end } => {
+                self.release(number);
+                let language = language.or_else(|| match self.hearing {
+                    Hearing::Gladia(_) => None,
+                    Hearing::Embedded(_) | Hearing::FallingBack(_) => Some(EMBEDDED_LANGUAGE.to_owned()),
+                });
+                let utterance = Utterance { number, speaker, text, words, language, start, end };
+                self.finals.push(utterance, settled);
                 "final"
+            }
+            Spoken::Final { number, text, language, .. } => {
+                self.finals.correct(number, text, language, settled);
+                "corrected"
             }
             Spoken::Nothing { .. } => "empty",
             Spoken::Lost { start, end, error } => {
@@ -338,29 +507,46 @@ impl StreamTask {
         metrics::counter!(UTTERANCES_TOTAL, "outcome" => outcome).increment(1);
     }
 
+    fn release(&mut self, number: u32) {
+        if let Some(speakers) = &mut self.speakers {
+            speakers.release(number);
+        }
+    }
+
     fn heard(&self) -> Samples {
-        self.listener.as_ref().map_or(self.acknowledged, |listener| listener.heard())
+        self.hearing.heard().unwrap_or(self.acknowledged)
     }
 
+    /// Audio before this needs no re-sending: it is silence or covered by stored finals, and metered.
     fn settled(&self) -> Samples {
-        self.finals.settled(self.listener.as_ref().map_or(self.acknowledged, |listener| listener.settled()))
+        let told = self.finals.settled(self.hearing.settled().unwrap_or(self.acknowledged));
+        let waiting = self.unattributed.as_ref().map_or(told, |waiting| waiting.settled.min(told));
+        waiting.min(self.meter.metered())
     }
 
-    /// Nobody speaks, everything is decoded and stored.
+    /// Nobody speaks, everything is decoded, stored and metered.
     fn is_done(&self) -> bool {
-        self.finals.is_empty() && self.listener.as_ref().is_none_or(|listener| listener.idle())
+        self.finals.is_empty() && self.unattributed.is_none() && self.hearing.idle() && self.meter.is_done()
     }
 
     /// Everything but an open utterance is decoded and stored: the rest can go to another worker.
     fn settle_is_done(&self) -> bool {
-        self.finals.is_empty() && self.listener.as_ref().is_none_or(|listener| !listener.awaits_final())
+        self.finals.is_empty() && self.unattributed.is_none() && !self.hearing.awaits_final()
     }
 }
 
-/// The answer when there is one to wait for. Cancel-safe: it stays where it is.
-async fn awaited(answer: &mut Option<Answer>) -> <Answer as Future>::Output {
-    match answer {
-        Some(answer) => answer.await,
+/// Whose the text is that waits. Pending when none does. Cancel-safe.
+async fn attributed(waiting: &mut Option<Unattributed>) -> Option<Speaker> {
+    match waiting {
+        Some(waiting) => waiting.speaker.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a look has found. Pending when nobody looks. Cancel-safe.
+async fn looked<T>(looking: &mut Option<Lookup<T>>) -> T {
+    match looking {
+        Some(looking) => looking.as_mut().await,
         None => std::future::pending().await,
     }
 }

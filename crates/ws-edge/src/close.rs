@@ -39,11 +39,15 @@ pub(crate) enum Close {
     Heartbeat,
     /// The peer did not read what it follows.
     SlowFollower,
+    /// An egress came by a path without session and track: what system A says.
+    EgressPath,
+    /// An egress sent nothing but frames that are no sound: what system A says.
+    TooManyErrors,
 }
 
 impl Close {
     #[cfg(test)]
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::GoingAway,
         Self::Protocol,
         Self::BadData,
@@ -58,11 +62,14 @@ impl Close {
         Self::Expired,
         Self::Heartbeat,
         Self::SlowFollower,
+        Self::EgressPath,
+        Self::TooManyErrors,
     ];
 
     /// The code on the wire.
     pub(crate) const fn code(self) -> u16 {
         match self {
+            Self::TooManyErrors => 1000,
             Self::GoingAway => 1001,
             Self::Protocol => 1002,
             Self::BadData => 1007,
@@ -72,6 +79,7 @@ impl Close {
             Self::TooBig => 1009,
             Self::Fault => 1011,
             Self::Busy => 1013,
+            Self::EgressPath => 4001,
             Self::Expired => 4003,
             Self::Heartbeat => 4008,
             Self::SlowFollower => 4013,
@@ -95,6 +103,8 @@ impl Close {
             Self::Expired => "Token expired",
             Self::Heartbeat => "Heartbeat timeout",
             Self::SlowFollower => "Too slow to follow",
+            Self::EgressPath => "Invalid URL format. Expected: /egress/audio/{sessionId}/{trackId}",
+            Self::TooManyErrors => "Too many errors",
         }
     }
 
@@ -140,7 +150,7 @@ mod tests {
     fn every_code_is_one_that_may_be_sent() {
         for close in Close::ALL {
             assert!(CloseCode::from(close.code()).is_allowed(), "{close:?}");
-            assert!(matches!(close.code(), 1001..=1003 | 1007..=1013 | 4000..=4999), "{close:?}");
+            assert!(matches!(close.code(), 1000..=1003 | 1007..=1013 | 4000..=4999), "{close:?}");
             assert!(close.reason().len() <= 123, "{close:?}: a control frame holds 125 bytes");
         }
     }

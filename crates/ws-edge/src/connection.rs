@@ -97,7 +97,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     let outcome = connection.run().await;
     let Connection { socket, received, delivered, voice, blocked, .. } = *connection;
     if let (Some(command), Voice::Speaking(source) | Voice::Stopping(source)) = (blocked, voice) {
-        edge.life.spawn(source.deliver(command));
+        edge.life.spawn(source.deliver(vec![command]));
     }
     let code = match &outcome {
         End::Gone => 0,

@@ -14,6 +14,7 @@ use crate::{
     close::Close,
     connection::{self, Connection, Peer},
     door::Door,
+    egress::{self, EGRESS_PATH},
     limits::TooOften,
     protocol,
     settings::UpgradeAuth,
@@ -78,11 +79,13 @@ impl From<AuthError> for Refusal {
 enum Behind {
     Captions,
     Notifications,
+    Egress,
 }
 
 fn behind(door: Door, path: &str) -> Option<Behind> {
     match (door, path) {
         (Door::Main, WEBSOCKET_PATH) => Some(Behind::Captions),
+        (Door::Main, _) if path.starts_with(EGRESS_PATH) => Some(Behind::Egress),
         (Door::Main, _) if path.strip_suffix('/').unwrap_or(path) == TAB_PATH => Some(Behind::Notifications),
         // System C takes any path.
         (Door::Chat, _) if !path.starts_with(SOCKET_IO_PATH) => Some(Behind::Notifications),
@@ -146,6 +149,7 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
                 }
             });
         }
+        Behind::Egress => egress(edge, client, path, request),
         Behind::Notifications => {
             let user = user(edge, request.headers(), query);
             let bytes_max = tab::MESSAGE_BYTES_MAX;
@@ -165,6 +169,26 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
         }
     }
     switching_protocols(&accept)
+}
+
+/// The establishing of an egress: who it is may have to be looked up.
+fn egress<B>(edge: &Arc<Edge>, client: IpAddr, path: String, request: Request<B>) {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let (asked, bytes_max) = (path.clone(), egress::MESSAGE_BYTES_MAX);
+    establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
+        match egress::decide(&edge, &asked, &query).await {
+            Ok(permit) => {
+                visit.established(&edge);
+                egress::serve(edge, socket, permit).await;
+            }
+            Err(denied) => {
+                let (close, text) = (denied.close(), denied.to_string());
+                visit.refused(&edge, FaultKind::Forbidden, close, &text);
+                let error = protocol::error(FaultKind::Forbidden, &text, None);
+                Box::pin(socket.close(Some(error), close, edge.life.stopping())).await;
+            }
+        }
+    });
 }
 
 /// Who upgrades what, for the log.
@@ -316,7 +340,8 @@ pub(crate) fn path_part(text: &str) -> String {
     decoded(&text.replace('+', "%2B"))
 }
 
-fn decoded(text: &str) -> String {
+/// Text with its percent signs and plus signs resolved.
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, after @ ..] = rest {

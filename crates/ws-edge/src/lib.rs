@@ -8,12 +8,12 @@
 
 mod access;
 mod answers;
-mod caller;
 mod channel;
 mod close;
 mod connection;
 mod desk;
 mod door;
+mod egress;
 mod feed;
 mod gate;
 mod handshake;
@@ -23,10 +23,14 @@ mod metrics;
 mod news;
 mod order;
 mod presence;
+mod proof;
 mod protocol;
 mod pulse;
+mod rehearsal;
 mod rest;
+mod rooms;
 mod route;
+mod service;
 mod sessions;
 mod settings;
 mod socket;
@@ -34,6 +38,7 @@ mod source;
 mod stats;
 mod tab;
 mod transcript;
+mod transcription;
 mod update;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -41,7 +46,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use auth::{ServiceKeys, SessionTokens, UserTokens};
 use event_bus::{BusError, EventBus};
 use lifecycle::{AdminPage, Lifecycle, ListenError, Readiness, listen, serve_admin_with};
+use livekit::{LiveKit, LiveKitError, Webhooks};
 use model::Clock;
+use outbox::{Bell, Relay};
 use rpc::{Hub, HubError, Workers, WorkersError};
 use storage::{Storage, StorageError};
 use tokio::sync::Semaphore;
@@ -51,7 +58,7 @@ pub use settings::EdgeSettings;
 
 use crate::{
     desk::Desks, door::Door, feed::Feeds, happenings::Happenings, limits::Limits, metrics::Tally,
-    presence::Presence, sessions::Sessions, stats::Stats, transcript::Transcript,
+    presence::Presence, rooms::Rooms, sessions::Sessions, stats::Stats, transcript::Transcript,
 };
 
 /// How long a drain may take: what the stages below need, and a little more.
@@ -84,6 +91,9 @@ pub enum StartError {
     /// The address of the notification hub is wrong.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// LiveKit cannot be spoken to from here.
+    #[error(transparent)]
+    LiveKit(#[from] LiveKitError),
 }
 
 /// An edge that serves.
@@ -92,6 +102,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// The door of system C's clients, unless it is switched off.
     pub chat_address: Option<SocketAddr>,
+    /// The gRPC of sessions, unless it is switched off.
+    pub session_address: Option<SocketAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin_address: SocketAddr,
 }
@@ -104,6 +116,13 @@ pub(crate) struct Edge {
     tokens: SessionTokens,
     users: UserTokens,
     keys: ServiceKeys,
+    /// What system A's RTMP servers show.
+    rtmp_server_keys: ServiceKeys,
+    /// LiveKit's rooms, when there is a LiveKit.
+    rooms: Option<Rooms>,
+    webhooks: Option<Webhooks>,
+    /// Rung when a caption from outside was stored.
+    announce: Bell,
     storage: Storage,
     bus: EventBus,
     workers: Workers,
@@ -131,19 +150,32 @@ pub(crate) struct Edge {
 pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> Result<Running, StartError> {
     metrics::register();
     stats::register();
+    rooms::register();
+    egress::register();
     storage::describe_metrics();
+    outbox::describe_metrics();
     event_bus::describe_metrics();
     rpc::register_metrics();
     for name in &settings.ignored {
         tracing::warn!(setting = name, "this setting has no effect here and can be removed");
     }
     if settings.legacy_open_routes {
-        tracing::warn!("LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription");
+        tracing::warn!(
+            "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription and report usage"
+        );
     }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
     let workers = Workers::new(&settings.workers)?;
     let hub = Hub::new(&settings.hub)?;
+    let plan = settings.livekit.as_ref();
+    let livekit = plan.map(|plan| LiveKit::new(&plan.livekit)).transpose()?;
+    let webhooks = plan.map(|plan| Webhooks::new(&plan.livekit, clock.clone()));
+    let rooms = livekit.zip(plan.cloned()).map(|(livekit, plan)| Rooms::new(livekit, plan));
+    let relay = Relay::new(storage.clone(), bus.clone());
+    if settings.test_mode {
+        tracing::warn!("WS_TEST_MODE is set: everybody is sent transcripts that nobody said");
+    }
     let users = UserTokens::new(settings.user_secrets.clone(), clock.clone());
     if !users.has_secrets() {
         tracing::warn!("neither JWT_SECRET nor NEXTAUTH_SECRET is set: nobody can follow notifications");
@@ -154,6 +186,11 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         Some(address) => Some(listen("CHAT_PORT", address).await?),
         None => None,
     };
+    let sessions_listener = match settings.session_address {
+        Some(address) => Some(listen("SESSION_PORT", address).await?),
+        None => None,
+    };
+    let session_address = sessions_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let admin = listen("METRICS_PORT", settings.admin_address).await?;
     let address = listener.local_addr().unwrap_or(settings.address);
     let chat_address = chat.as_ref().and_then(|chat| chat.local_addr().ok());
@@ -166,6 +203,10 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
         users,
         keys: ServiceKeys::new(settings.service_keys.clone()),
+        rtmp_server_keys: ServiceKeys::new(settings.rtmp_server_secrets.clone()),
+        rooms,
+        webhooks,
+        announce: relay.ring(),
         limits: Limits::new(settings),
         settings: EdgeSettings { address, admin_address, ..settings.clone() },
         stats: Stats::new(clock.now()),
@@ -194,6 +235,14 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         "bus listener",
         feed::listen(edge.clone(), edge.bus.subscriber_with_others(), wished),
     );
+    life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
+    life.spawn_critical("rooms", rooms::look_after(edge.clone()));
+    if let Some(listener) = sessions_listener {
+        life.spawn_critical("gRPC server", service::serve(edge.clone(), listener));
+    }
+    if edge.settings.test_mode {
+        life.spawn_critical("rehearsal", rehearsal::run(edge.clone()));
+    }
     life.spawn_critical("session notes", notes.run(edge.clone()));
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
@@ -207,7 +256,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn(announce(edge.clone()));
     readiness.started();
     tracing::info!(%address, "ready");
-    Ok(Running { address, chat_address, admin_address })
+    Ok(Running { address, chat_address, session_address, admin_address })
 }
 
 /// What system C's monitors read beside `/metrics`.

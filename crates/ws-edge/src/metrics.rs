@@ -52,8 +52,8 @@ const FANOUT_SECONDS: &str = "ws_edge_caption_age_seconds";
 const REQUESTS_TOTAL: &str = "ws_edge_requests_total";
 
 const REFUSED_REASONS: [&str; 3] = ["rate", "invalid", "unknown"];
-const CLOSE_CODES: [&str; 10] =
-    ["1001", "1002", "1007", "1008", "1009", "1011", "1013", "4003", "4008", "4013"];
+const CLOSE_CODES: [&str; 12] =
+    ["1000", "4001", "1001", "1002", "1007", "1008", "1009", "1011", "1013", "4003", "4008", "4013"];
 
 /// Registers this crate's metrics at zero.
 pub(crate) fn register() {

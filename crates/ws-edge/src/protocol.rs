@@ -242,6 +242,10 @@ impl<'a> Fields<'a> {
     }
 
     fn active_speaker(&self) -> Result<ActiveSpeaker, BadMessage> {
+        // By the client's clock, which says nothing here.
+        self.read("timestamp", "milliseconds since 1970", |value| {
+            value.as_i64().or_else(|| whole(value)?.try_into().ok())
+        })?;
         Ok(ActiveSpeaker {
             identity: self
                 .read("identity", "1 to 256 bytes of text", |value| value.as_str()?.parse().ok())?,
@@ -346,27 +350,18 @@ struct Transcript<'a> {
     sequence: Option<Sequence>,
     #[serde(skip_serializing_if = "is_first")]
     revision: u32,
-    #[serde(flatten)]
-    place: Option<Place>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<f64>,
     stable: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     words: Vec<TranscriptWord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<&'a str>,
-}
-
-/// Where an utterance was heard.
-#[derive(Serialize)]
-struct Place {
-    start: f64,
-    end: f64,
-    stream: StreamId,
-}
-
-impl Place {
-    fn of(utterance: &UtteranceId, start: Samples, end: Samples) -> Option<Self> {
-        utterance.stream().map(|stream| Self { start: seconds(start), end: seconds(end), stream })
-    }
+    /// Where it was heard; one from outside has no place in a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamId>,
 }
 
 #[derive(Serialize)]
@@ -433,7 +428,7 @@ pub(crate) fn transcript(caption: &Caption, split: bool) -> Utf8Bytes {
 }
 
 fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
-    let outside = partial.outside.as_ref();
+    let (stream, outside) = (partial.utterance.stream(), partial.outside.as_ref());
     let (speaker, speaker_id) = speaker(&partial.speaker, outside);
     encode(&Transcript {
         r#type,
@@ -447,10 +442,12 @@ fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
         ts: outside.and_then(|outside| outside.said_at).unwrap_or(partial.at),
         sequence: None,
         revision: 0,
-        place: Place::of(&partial.utterance, partial.start, partial.end),
+        start: stream.map(|_| seconds(partial.start)),
+        end: stream.map(|_| seconds(partial.end)),
         stable: partial.stable,
         words: Vec::new(),
         language: partial.language.as_deref(),
+        stream,
     })
 }
 
@@ -458,7 +455,7 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
     if let Some(message) = segment.verbatim() {
         return verbatim(message);
     }
-    let outside = segment.outside.as_ref();
+    let (stream, outside) = (segment.utterance.stream(), segment.outside.as_ref());
     let (speaker, speaker_id) = speaker(&segment.speaker, outside);
     let words = segment.words.iter();
     encode(&Transcript {
@@ -473,7 +470,8 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
         ts: outside.and_then(|outside| outside.said_at).unwrap_or(segment.at),
         sequence: Some(segment.sequence),
         revision: segment.revision,
-        place: Place::of(&segment.utterance, segment.start, segment.end),
+        start: stream.map(|_| seconds(segment.start)),
+        end: stream.map(|_| seconds(segment.end)),
         stable: u32::try_from(segment.text.chars().count()).unwrap_or(u32::MAX),
         words: words
             .map(|word| TranscriptWord {
@@ -483,6 +481,7 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
             })
             .collect(),
         language: segment.language.as_deref(),
+        stream,
     })
 }
 

@@ -21,8 +21,8 @@ pub(crate) use usage::CostPerMinute;
 use crate::{
     Edge,
     answers::{self, Answer, object},
-    caller::{self, Caller},
     handshake::{bearer, parameter, path_part},
+    proof::{self, Caller},
 };
 
 /// Notifications of whoever asks.
@@ -221,7 +221,7 @@ fn is_service(edge: &Edge, head: &Parts) -> bool {
 /// Who asks for something of a session.
 fn session_caller(edge: &Edge, head: &Parts) -> Result<Caller, Refused> {
     let token = parameter(head.uri.query().unwrap_or_default(), "token");
-    Ok(caller::identify(edge, bearer(&head.headers).or(token.as_deref()))?)
+    Ok(proof::caller(edge, &head.headers, token.as_deref())?)
 }
 
 /// The session that a path names, if whoever asks may read it.

@@ -1,37 +1,20 @@
-//! HTTP by door and path: the routes of system A that need no LiveKit here, those of notifications in `rest`.
+//! HTTP by door and path: what says how this server is, here; what back ends do with sessions, in `transcription`; the
+//! routes of notifications, in `rest`.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use auth::Principal;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
-use model::{FaultKind, SessionSlug, Speaker};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use crate::{
     Edge,
     answers::{self, Answer, error, object},
-    caller,
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
-    protocol, rest,
+    rest, transcription,
 };
-
-/// Largest request body, in bytes.
-const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-/// How long a request body may take.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-/// When a request that Postgres cannot take note of may come again.
-const NOTES_RETRY: Duration = Duration::from_secs(5);
-
-const START_PATH: &str = "/api/transcription/start";
-const STOP_PATH: &str = "/api/transcription/stop";
-const ACTIVE_SPEAKER_PATH: &str = "/api/active-speaker";
 
 /// Answers one request.
 pub(crate) async fn answer<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer
@@ -80,17 +63,8 @@ where
             _ => {}
         }
     }
-    if method == Method::POST {
-        // System A matches these by their beginning.
-        if path.starts_with(START_PATH) {
-            return start(edge, &head.headers, read(body).await);
-        }
-        if path.starts_with(STOP_PATH) {
-            return stop(edge, &head.headers, read(body).await);
-        }
-        if path.starts_with(ACTIVE_SPEAKER_PATH) {
-            return active_speaker(edge, read(body).await);
-        }
+    if let Some(route) = transcription::route(method, path) {
+        return transcription::answer(edge, route, &head.headers, body).await;
     }
     let fields = [("error", "Not found".into()), ("path", path.into()), ("method", method.as_str().into())];
     object(StatusCode::NOT_FOUND, fields)
@@ -124,8 +98,8 @@ fn index(edge: &Edge) -> Answer {
             health: "/health",
             metrics: "/metrics",
             websocket: WEBSOCKET_PATH,
-            start_transcription: START_PATH,
-            stop_transcription: STOP_PATH,
+            start_transcription: transcription::START_PATH,
+            stop_transcription: transcription::STOP_PATH,
         },
         timestamp: edge.clock.now().to_string(),
     };
@@ -192,154 +166,4 @@ fn metrics(edge: &Edge, headers: &HeaderMap) -> Answer {
         "application/json",
         edge.tally.json(edge.sessions.queue(), dropped, clients),
     )
-}
-
-/// Why a body is no JSON object.
-enum BadBody {
-    Refused(Answer),
-    NotJson(String),
-}
-
-async fn read<B>(body: B) -> Result<Map<String, Value>, BadBody>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let reading = Limited::new(Box::pin(body), BODY_BYTES_MAX).collect();
-    let bytes = match tokio::time::timeout(BODY_LIMIT, reading).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(_)) => {
-            return Err(BadBody::Refused(error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "Request body too large or cut off",
-            )));
-        }
-        Err(_) => {
-            return Err(BadBody::Refused(error(StatusCode::REQUEST_TIMEOUT, "Request body took too long")));
-        }
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(BadBody::NotJson("expected a JSON object".to_owned())),
-        Err(error) => Err(BadBody::NotJson(error.to_string())),
-    }
-}
-
-/// A text that is there and not empty.
-fn text<'a>(body: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
-    body.get(field).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
-}
-
-/// Whether a caller with a service key, or a token that `suits`, has called.
-fn authorised(
-    edge: &Edge,
-    headers: &HeaderMap,
-    body: &Map<String, Value>,
-    suits: impl FnOnce(&Principal) -> bool,
-) -> Result<(), FaultKind> {
-    if edge.settings.legacy_open_routes {
-        return Ok(());
-    }
-    let proof = bearer(headers).or_else(|| text(body, "token"));
-    caller::identify(edge, proof)?.allowed(suits)
-}
-
-fn status(fault: FaultKind) -> StatusCode {
-    StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-const fn refusal(fault: FaultKind) -> &'static str {
-    match fault {
-        FaultKind::Forbidden => "This token is not for this session",
-        _ => "A token of this session or a service key is required",
-    }
-}
-
-fn start(edge: &Edge, headers: &HeaderMap, body: Result<Map<String, Value>, BadBody>) -> Answer {
-    let failed = |status, text: &str| object(status, [("ok", false.into()), ("error", text.into())]);
-    let body = match body {
-        Ok(body) => body,
-        Err(BadBody::Refused(answer)) => return answer,
-        Err(BadBody::NotJson(message)) => {
-            return object(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                [
-                    ("ok", false.into()),
-                    ("mode", "live".into()),
-                    ("error", "transcription_start_failed".into()),
-                    ("reason", "internal_error".into()),
-                    ("message", message.into()),
-                ],
-            );
-        }
-    };
-    let (Some(external_id), Some(slug)) = (text(&body, "sessionId"), text(&body, "sessionSlug")) else {
-        return failed(StatusCode::BAD_REQUEST, "Missing sessionId or sessionSlug");
-    };
-    let session: SessionSlug = match slug.parse() {
-        Ok(session) => session,
-        Err(error) => return failed(StatusCode::BAD_REQUEST, &format!("{error}")),
-    };
-    if let Err(fault) = authorised(edge, headers, &body, |principal| principal.may_speak(&session)) {
-        return failed(status(fault), refusal(fault));
-    }
-    // Answered at once, whatever Postgres does.
-    match edge.sessions.start(session, external_id.to_owned()) {
-        Ok(()) => object(StatusCode::OK, [("ok", true.into()), ("mode", "live".into())]),
-        Err(_) => answers::retry_after(
-            failed(StatusCode::SERVICE_UNAVAILABLE, "The database is away, try again"),
-            NOTES_RETRY,
-        ),
-    }
-}
-
-fn stop(edge: &Edge, headers: &HeaderMap, body: Result<Map<String, Value>, BadBody>) -> Answer {
-    let body = match body {
-        Ok(body) => body,
-        Err(BadBody::Refused(answer)) => return answer,
-        Err(BadBody::NotJson(message)) => return error(StatusCode::INTERNAL_SERVER_ERROR, &message),
-    };
-    let Some(external_id) = text(&body, "sessionId") else {
-        return error(StatusCode::BAD_REQUEST, "Missing sessionId");
-    };
-    let suits = |principal: &Principal| {
-        principal.session_id() == Some(external_id) && principal.may_speak(principal.session())
-    };
-    if let Err(fault) = authorised(edge, headers, &body, suits) {
-        return error(status(fault), refusal(fault));
-    }
-    match edge.sessions.stop(external_id.to_owned()) {
-        Ok(()) => object(StatusCode::OK, [("success", true.into()), ("sessionId", external_id.into())]),
-        Err(_) => answers::retry_after(
-            error(StatusCode::SERVICE_UNAVAILABLE, "The database is away, try again"),
-            NOTES_RETRY,
-        ),
-    }
-}
-
-fn active_speaker(edge: &Edge, body: Result<Map<String, Value>, BadBody>) -> Answer {
-    let body = match body {
-        Ok(body) => body,
-        Err(BadBody::Refused(answer)) => return answer,
-        Err(BadBody::NotJson(message)) => return error(StatusCode::INTERNAL_SERVER_ERROR, &message),
-    };
-    let fields = (text(&body, "sessionSlug"), text(&body, "identity"), text(&body, "token"));
-    let (Some(slug), Some(identity), Some(token)) = fields else {
-        return error(StatusCode::BAD_REQUEST, "Missing required fields: sessionSlug, identity, token");
-    };
-    let Ok(principal) = edge.tokens.verify(token) else {
-        return error(StatusCode::UNAUTHORIZED, "Invalid or expired transcription token");
-    };
-    let allowed = slug.parse().is_ok_and(|session| principal.may_speak(&session));
-    if !allowed {
-        return error(StatusCode::FORBIDDEN, refusal(FaultKind::Forbidden));
-    }
-    let identity = match identity.parse() {
-        Ok(identity) => identity,
-        Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}")),
-    };
-    let name = body.get("name").and_then(protocol::shown_name).flatten();
-    let is_active = body.get("isActive").and_then(Value::as_bool).unwrap_or(true);
-    edge.sessions.speaks(principal.session(), is_active.then_some(Speaker { identity, name }));
-    object(StatusCode::OK, [("success", true.into())])
 }

@@ -16,7 +16,7 @@ use model::{Clock, Identity, SessionSlug, Speaker, Timestamp, Topic, UserId};
 use storage::StorageError;
 use tokio::sync::mpsc;
 
-use crate::{Edge, metrics::QueueCounts};
+use crate::{Edge, metrics::QueueCounts, rooms};
 
 /// Notes that wait for Postgres. One is about 300 bytes; while Postgres is away, a participant waits at most once.
 const NOTES_WAITING_MAX: usize = 4_096;
@@ -44,6 +44,7 @@ enum Note {
     Present { session: SessionSlug, identity: Identity, name: Option<String>, user: UserId },
     Started { session: SessionSlug, external_id: String },
     Stopped { external_id: String },
+    Finished { session: SessionSlug, begun_by: Timestamp },
     Speaks { session: SessionSlug, speaker: Option<Speaker>, at: Timestamp },
 }
 
@@ -114,6 +115,11 @@ impl Sessions {
     /// A back end starts the transcription of a session.
     pub(crate) fn start(&self, session: SessionSlug, external_id: String) -> Result<(), Full> {
         self.note(Note::Started { session, external_id })
+    }
+
+    /// The room of a session is over, if it began by then.
+    pub(crate) fn finish(&self, session: SessionSlug, begun_by: Timestamp) -> Result<(), Full> {
+        self.note(Note::Finished { session, begun_by })
     }
 
     /// A back end stops it.
@@ -225,13 +231,16 @@ async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), Stora
             storage.upsert_participant(session.id, identity, name.as_deref(), Some(user), now).await
         }
         Note::Started { session, external_id } => {
-            storage.start_session(session, external_id, now).await.map(drop)
+            storage.start_session(session, external_id, now).await?;
+            rooms::want(edge, session, now).await
         }
         Note::Stopped { external_id } => {
-            if let Some(session) = storage.stop_session(external_id, now).await? {
-                tell_end(edge, session.slug).await;
-            }
-            Ok(())
+            let stopped = storage.stop_session(external_id, now).await?;
+            ended(edge, stopped.map(|session| session.slug), now).await
+        }
+        Note::Finished { session, begun_by } => {
+            let finished = storage.end_session(session, *begun_by, now).await?;
+            ended(edge, finished.map(|session| session.slug), now).await
         }
         Note::Speaks { session, speaker, at } => {
             storage.note_active_speaker(session, speaker.as_ref(), *at).await
@@ -247,9 +256,11 @@ pub(crate) async fn end_idle(edge: Arc<Edge>) {
             () = tokio::time::sleep(IDLE_LOOK_INTERVAL) => {}
         }
         match edge.storage.end_idle_sessions(SESSION_IDLE_LIMIT, edge.clock.now()).await {
-            Ok(ended) => {
-                for session in ended {
-                    tell_end(&edge, session.slug).await;
+            Ok(idle) => {
+                for session in idle {
+                    if let Err(error) = ended(&edge, Some(session.slug), edge.clock.now()).await {
+                        tracing::warn!(%error, "let go of the room of an idle session");
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "end idle sessions"),
@@ -258,6 +269,14 @@ pub(crate) async fn end_idle(edge: Arc<Edge>) {
             tracing::warn!(%error, "forget who spoke in sessions that have ended");
         }
     }
+}
+
+/// A session has ended: its room is let go of, and everybody is told.
+async fn ended(edge: &Edge, session: Option<SessionSlug>, now: Timestamp) -> Result<(), StorageError> {
+    let Some(session) = session else { return Ok(()) };
+    rooms::release(edge, &session, now).await?;
+    tell_end(edge, session).await;
+    Ok(())
 }
 
 /// Tells every edge that a session has ended.

@@ -6,6 +6,7 @@
 //! | `PORT` | 3001 | the main door |
 //! | `CHAT_PORT` | 3002 | the door of system C's clients; 0 switches it off |
 //! | `METRICS_PORT` | 9101 | the admin listener: `/livez` `/readyz` `/metrics` |
+//! | `SESSION_PORT` | 50053 | gRPC of sessions, for back ends; 0 switches it off |
 //! | `TRANSCRIPTION_JWT_SECRET` | required | verifies session tokens; several, separated by commas, for rotation |
 //! | `JWT_SECRET`, `NEXTAUTH_SECRET`, `JWT_SECRETS` | none | verify user tokens; each may list several. Without any, `/ws` and its REST routes refuse everybody |
 //! | `DATABASE_URL` and others | see `storage` | Postgres |
@@ -16,6 +17,13 @@
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
 //! | `LEGACY_OPEN_ROUTES` | false | start, stop and reports of usage need no proof, as in system A; only for migration |
 //! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
+//! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
+//! | `LIVEKIT_WS_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
+//! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
+//! | `EGRESS_WEBSOCKET_BASE_URL` | `ws://localhost:PORT/egress/audio` | where LiveKit's egress reaches this edge |
+//! | `EGRESS_SAMPLE_RATE`, `EGRESS_CHANNELS` | 48000, 2 | what egresses send |
+//! | `RTMP_HOST`, `RTMP_EXTERNAL_PORT` | `localhost`, `RTMP_PORT` or 1935 | where LiveKit's egress reaches rtmp-ingest |
+//! | `WS_TEST_MODE`, `WS_ENABLE_TEST_BROADCAST` | false | a made-up transcript every 5 s to everybody, unless `NODE_ENV` is production |
 //! | `UPGRADE_AUTH` | `accept` | a bad token: `accept` the upgrade and say why, or `reject` it with 401 |
 //! | `CORS_ORIGIN` | any | origins of web pages, separated by commas; checked on upgrades too |
 //! | `TRUSTED_PROXIES` | loopback | addresses or networks whose `X-Real-IP` and `X-Forwarded-For` are believed |
@@ -43,7 +51,9 @@ use std::{
     time::Duration,
 };
 
+use audio::{Encoding, Format};
 use event_bus::BusSettings;
+use livekit::LiveKitSettings;
 use rpc::{HubSettings, WorkersSettings};
 use settings::{Network, Problems, Reader, Secret};
 use storage::StorageSettings;
@@ -71,6 +81,47 @@ impl FromStr for UpgradeAuth {
     }
 }
 
+/// How the sound of a room is sent to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EgressMode {
+    /// Each track by itself.
+    Tracks,
+    /// The whole room in one.
+    Composite,
+    /// Tracks, and the whole room where LiveKit allows no more of them.
+    Auto,
+}
+
+impl FromStr for EgressMode {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "tracks" => Ok(Self::Tracks),
+            "composite" => Ok(Self::Composite),
+            "auto" => Ok(Self::Auto),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What egresses of tracks send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EgressFormat {
+    pub(crate) sample_rate_hz: u32,
+    pub(crate) channels: u16,
+}
+
+/// A LiveKit, and how its rooms come to us.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveKitPlan {
+    pub(crate) livekit: LiveKitSettings,
+    pub(crate) mode: EgressMode,
+    /// Without a slash at its end.
+    pub(crate) websocket_url: String,
+    /// With one, so that a stream key can follow.
+    pub(crate) rtmp_url: String,
+}
+
 /// Everything that an edge can be told; see the table at the head of this file.
 #[derive(Debug, Clone)]
 pub struct EdgeSettings {
@@ -78,6 +129,12 @@ pub struct EdgeSettings {
     /// `None` when it is switched off.
     pub(crate) chat_address: Option<SocketAddr>,
     pub(crate) admin_address: SocketAddr,
+    /// `None` when it is switched off.
+    pub(crate) session_address: Option<SocketAddr>,
+    pub(crate) livekit: Option<LiveKitPlan>,
+    pub(crate) egress_format: EgressFormat,
+    pub(crate) rtmp_server_secrets: Vec<Secret>,
+    pub(crate) test_mode: bool,
     pub(crate) jwt_secrets: Vec<Secret>,
     pub(crate) user_secrets: Vec<Secret>,
     pub(crate) service_keys: Vec<Secret>,
@@ -142,6 +199,10 @@ impl EdgeSettings {
         if chat_port != 0 && [port, admin_port].contains(&chat_port) {
             reader.problem("CHAT_PORT", "expected another port than PORT and METRICS_PORT");
         }
+        let session_port = reader.or("SESSION_PORT", 50053, "a port number, or 0 for none");
+        let livekit = livekit_plan(&mut reader, port);
+        let egress_format = egress_format(&mut reader);
+        let rtmp_server_secrets = reader.secrets("RTMP_SERVER_SECRET");
         let jwt_secrets = reader.required_secrets("TRANSCRIPTION_JWT_SECRET");
         let user_secrets = auth::user_secrets(&mut reader);
         let storage = StorageSettings::read(&mut reader);
@@ -182,6 +243,8 @@ impl EdgeSettings {
         let cost_per_minute =
             reader.or("TRANSCRIPTION_COST_PER_MINUTE", CostPerMinute::default(), "a number, 0 or more");
         let (node_env, server_mode) = (reader.text("NODE_ENV"), reader.text("SERVER_MODE"));
+        let asks_test = reader.flag("WS_TEST_MODE") | reader.flag("WS_ENABLE_TEST_BROADCAST");
+        let test_mode = asks_test && node_env.as_deref() != Some("production");
         let service_keys = reader.secrets("SERVICE_KEY");
         let ignored = ["SERVER_MODE", "REALTIME_BROADCAST_MODE"];
         let ignored = ignored.into_iter().filter(|name| reader.text(name).is_some()).collect();
@@ -190,6 +253,11 @@ impl EdgeSettings {
                 address: SocketAddr::new(bind, port),
                 chat_address: (chat_port != 0).then(|| SocketAddr::new(bind, chat_port)),
                 admin_address: SocketAddr::new(bind, admin_port),
+                session_address: (session_port != 0).then(|| SocketAddr::new(bind, session_port)),
+                livekit,
+                egress_format,
+                rtmp_server_secrets,
+                test_mode,
                 jwt_secrets,
                 user_secrets,
                 service_keys,
@@ -234,6 +302,39 @@ fn access_hook(reader: &mut Reader) -> Option<AccessHook> {
         reader.problem("CHANNEL_ACCESS_KEY", "expected visible ASCII characters");
     }
     Some(hook?.with(key))
+}
+
+fn livekit_plan(reader: &mut Reader, port: u16) -> Option<LiveKitPlan> {
+    let livekit = LiveKitSettings::read(reader);
+    let mode = reader.or("EGRESS_MODE", EgressMode::Auto, "tracks, composite or auto");
+    let websocket_url = reader.text("EGRESS_WEBSOCKET_BASE_URL");
+    let websocket_url = websocket_url.unwrap_or_else(|| format!("ws://localhost:{port}/egress/audio"));
+    let is_ours = ["ws://", "wss://"].iter().any(|scheme| websocket_url.starts_with(scheme))
+        && websocket_url.trim_end_matches('/').ends_with("/egress/audio");
+    if !is_ours {
+        reader.problem("EGRESS_WEBSOCKET_BASE_URL", "expected ws://host/egress/audio, or wss://…");
+    }
+    let host = reader.text("RTMP_HOST").unwrap_or_else(|| "localhost".to_owned());
+    if host.contains(['/', ' ', '@']) {
+        reader.problem("RTMP_HOST", "expected a host name without scheme or path");
+    }
+    let alone: u16 = reader.or("RTMP_PORT", 1935, "a port number");
+    let rtmp_port: u16 = reader.or("RTMP_EXTERNAL_PORT", alone, "a port number");
+    Some(LiveKitPlan {
+        livekit: livekit?,
+        mode,
+        websocket_url: websocket_url.trim_end_matches('/').to_owned(),
+        rtmp_url: format!("rtmp://{host}:{rtmp_port}/live/"),
+    })
+}
+
+fn egress_format(reader: &mut Reader) -> EgressFormat {
+    let sample_rate_hz = reader.or("EGRESS_SAMPLE_RATE", 48_000, "samples a second");
+    let channels = reader.or("EGRESS_CHANNELS", 2, "a number of channels");
+    if Format::new(Encoding::PcmS16le, sample_rate_hz, channels).is_err() {
+        reader.problem("EGRESS_SAMPLE_RATE", "expected a rate, and EGRESS_CHANNELS a number, that PCM has");
+    }
+    EgressFormat { sample_rate_hz, channels }
 }
 
 fn seconds(reader: &mut Reader, name: &'static str, default: u64, max: u64) -> Duration {

@@ -124,9 +124,11 @@ impl Source {
         }
     }
 
-    /// Hands on a last command whose connection is gone, however long there is no room for it.
-    pub(crate) async fn deliver(self: Box<Self>, command: Command) {
-        let _ = self.seat.commands.send((self.seat.sitting, command)).await;
+    /// Hands on the last commands of a connection that is gone, however long there is no room for them.
+    pub(crate) async fn deliver(self: Box<Self>, commands: Vec<Command>) {
+        for command in commands {
+            let _ = self.seat.commands.send((self.seat.sitting, command)).await;
+        }
     }
 
     /// Begins to finish: no other socket may take the stream.

@@ -95,6 +95,7 @@ async fn held(storage: &Storage, session: &str, first_stream: u128) {
 async fn a_session_goes_with_all_that_was_kept_of_it() {
     let database = Database::scratch().await;
     let storage = database.storage();
+    storage.tell_session_events(&[storage::SessionEventKind::Started]).await.unwrap();
     held(&storage, "demo", 1).await;
     held(&storage, "other", 3).await;
     let delete = async |erasing| storage.delete_session(&slug("demo"), erasing).await.unwrap();
@@ -112,6 +113,7 @@ async fn a_session_goes_with_all_that_was_kept_of_it() {
             ("speaker_changes", 2),
             ("usage_reports", 2),
             ("announcements", 6),
+            ("deliveries", 1),
             ("usage_without_names", 2)
         ]
     );

@@ -3,6 +3,7 @@
 
 mod erasure;
 mod faults;
+mod legacy;
 mod messages;
 mod notifications;
 mod outbox;
@@ -61,7 +62,7 @@ fn utterance(session: &str, stream: StreamId, open: &OpenStream, number: u32) ->
 
 async fn store(storage: &Storage, segment: &NewFinal) -> model::Final {
     match storage.record_final(segment).await.unwrap() {
-        Recorded::Stored(stored) => stored,
+        Recorded::Stored(stored) => *stored,
         Recorded::AlreadyStored => panic!("already stored: {:?}", segment.number),
     }
 }

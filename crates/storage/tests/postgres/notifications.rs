@@ -6,7 +6,7 @@ use model::{
 };
 use storage::{
     Announcement, Idempotency, InboxChange, InboxEvent, InboxFilter, Mark, NewNotifications, Publication,
-    PushSubscription, Storage, Way,
+    PushSubscription, Queue, Storage, Way,
 };
 use testkit::Database;
 use uuid::Uuid;
@@ -424,7 +424,7 @@ async fn deliveries_are_lent_to_one_at_a_time_and_come_back() {
     let new = NewNotifications { recipients: &recipients, notification: &content, hook: true, at: NOW };
     storage.publish_notifications(new, None).await.unwrap();
     let claim = async |at| {
-        let mut claimed = storage.claim_deliveries(at, 10).await.unwrap();
+        let mut claimed = storage.claim_deliveries(Queue::Notifications, at, 10).await.unwrap();
         claimed.sort_by_key(|delivery| delivery.id);
         claimed
     };

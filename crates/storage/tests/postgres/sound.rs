@@ -81,7 +81,7 @@ async fn a_correction_is_the_next_final_of_its_utterance() {
     };
     assert_eq!(corrected, expected);
     assert_eq!(storage.revise(&revision(&corrected.utterance.to_string(), "better")).await, Ok(None));
-    assert_eq!(transcript(&storage).await, [corrected.clone()]);
+    assert_eq!(transcript(&storage).await, std::slice::from_ref(&corrected));
     let told = storage.claim_outbox(10).await.unwrap();
     let last = told.rows().last().unwrap();
     assert_eq!((last.sequence, &last.announcement), (Sequence(2), &storage::Announcement::Final(corrected)));

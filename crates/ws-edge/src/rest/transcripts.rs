@@ -14,8 +14,8 @@ use super::{NO_SESSION, Refused, readable_session, session_caller};
 use crate::{
     Edge,
     answers::{self, Answer},
-    caller::Caller,
     handshake::{parameter, path_part},
+    proof::Caller,
 };
 
 /// Transcripts that are read and written down at a time; others wait.
@@ -159,13 +159,10 @@ pub(super) async fn search(edge: &Edge, head: &Parts) -> Result<Answer, Refused>
                 .map_err(|_| Refused::Wrong("sessionSlug is not valid", "session_invalid"))?,
         ),
     };
-    let session = match (caller, asked) {
-        (Caller::Service, asked) => asked,
-        (Caller::Participant(principal), None) => Some(principal.session().clone()),
-        (caller @ Caller::Participant(_), Some(asked)) => {
-            caller.allowed(|principal| principal.may_follow(&asked))?;
-            Some(asked)
-        }
+    caller.allowed(|principal| principal.may_follow(asked.as_ref().unwrap_or(principal.session())))?;
+    let session = match caller {
+        Caller::Service => asked,
+        Caller::Participant(principal) => Some(principal.session().clone()),
     };
     let words = given(query, "q").filter(|words| words.len() <= QUERY_BYTES_MAX);
     let words = words.ok_or(Refused::Wrong("q must be a text of 1 to 400 bytes", "query_invalid"))?;

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     Edge,
     answers::{self, Answer, object},
-    caller::Caller,
     handshake::parameter,
+    proof::Caller,
 };
 
 /// What a begun minute costs.
@@ -76,6 +76,7 @@ pub(super) async fn stats(edge: &Edge, head: &Parts) -> Result<Answer, Refused> 
         return Err(Refused::Method("GET, OPTIONS"));
     }
     let caller = session_caller(edge, head)?;
+    caller.allowed(|principal| principal.may_follow(principal.session()))?;
     let query = head.uri.query().unwrap_or_default();
     let asked = match parameter(query, "userId").filter(|user| !user.is_empty()) {
         None => None,

@@ -64,6 +64,16 @@ async fn who_may_read_what_is_kept() {
     let user = stage.user_token("alice");
     let bob = stage.token("bob");
     let follower = tokens::follow_only(&stage.secret, &stage.session, "alice");
+    let egress = auth::SessionClaims {
+        session_id: Some("id-1".to_owned()),
+        scope: Some("egress".to_owned()),
+        track: Some("TR_1".to_owned()),
+        ..tokens::claims(&stage.session, "alice")
+    };
+    let egress = tokens::sign(&stage.secret, &egress);
+    for path in ["/api/transcripts/search?q=hello", "/api/transcription/stats"] {
+        assert_eq!(get(&stage, path, Some(&egress)).await.0, 403, "a token for sound alone: {path}");
+    }
     let search = format!("/api/transcripts/search?q=hello&sessionSlug={}", stage.session);
     for path in [of(&stage, "/transcript"), of(&stage, "/transcription/usage"), search] {
         for (key, expected) in [
@@ -72,6 +82,7 @@ async fn who_may_read_what_is_kept() {
             (Some(expired.as_str()), 401),
             (Some(&user), 401),
             (Some(&other), 403),
+            (Some(&egress), 403),
             (Some(&follower), 200),
             (Some(&bob), 200),
             (Some(SERVICE_KEY), 200),

@@ -54,6 +54,7 @@ impl Setup {
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
             ("CHAT_PORT", "0"),
+            ("SESSION_PORT", "0"),
             ("JWT_SECRET", USER_SECRET),
             ("TRANSCRIPTION_JWT_SECRET", "a secret of the tests"),
             ("SERVICE_KEY", SERVICE_KEY),
@@ -245,7 +246,7 @@ impl Voice {
             at: Timestamp(Clock::system().now().0),
         };
         match stage.storage.record_final(&segment).await.unwrap() {
-            Recorded::Stored(segment) => segment,
+            Recorded::Stored(segment) => *segment,
             Recorded::AlreadyStored => panic!("stored twice"),
         }
     }
