@@ -99,6 +99,17 @@ impl Final {
     }
 }
 
+/// A final and when it was said, by the clock on the wall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoken {
+    /// What was said.
+    pub segment: Final,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended; when it began, for one from outside.
+    pub ended_at: Timestamp,
+}
+
 /// What followers of a session read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caption {

@@ -13,7 +13,7 @@ mod pcm;
 mod stream;
 mod topic;
 
-pub use caption::{Caption, Final, Outside, Partial, Speaker, Word};
+pub use caption::{Caption, Final, Outside, Partial, Speaker, Spoken, Word};
 pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{

@@ -56,6 +56,7 @@ async fn forget(
     }
     if let Some(life) = retention.finals {
         while storage.forget_finals(before(life)).await? {}
+        while storage.forget_sessions(before(life)).await? {}
     }
     if let Some(life) = retention.notifications {
         loop {

@@ -1,12 +1,12 @@
 //! The command line: tokens, stream keys, streaming a recording or a microphone, following a session, exporting a
-//! transcript, notifying users, migrating the database.
+//! transcript, erasing a session or a person, notifying users, migrating the database.
 //!
 //! This changes when what a person types does. It knows the wire only as any client does, through the documented
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
 
 mod backoff;
-mod cues;
 mod door;
+mod erase;
 mod export;
 mod failure;
 mod key;
@@ -36,13 +36,14 @@ Examples:
   ffmpeg -v error -i talk.m4a -f wav - | parley stream - --session demo
   parley tail --session demo
   parley export --session demo --format srt --output demo.srt
+  parley erase --user u1
   parley token --session demo --identity alice --ttl 8h
   parley key create --session demo
   parley notify --user u1 --title 'Your recording is ready'
 
 Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
-TRANSCRIPTION_JWT_SECRET signs tokens, SERVICE_KEY publishes notifications, DATABASE_URL is Postgres (export, key,
-migrate).
+TRANSCRIPTION_JWT_SECRET signs tokens, SERVICE_KEY publishes notifications, DATABASE_URL is Postgres (export, erase,
+key, migrate).
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.";
 
@@ -61,6 +62,7 @@ enum Command {
     Stream(stream::Args),
     Tail(tail::Args),
     Export(export::Args),
+    Erase(erase::Args),
     Notify(notify::Args),
     Migrate(migrate::Args),
 }
@@ -73,6 +75,7 @@ async fn main() -> ExitCode {
         Command::Stream(args) => stream::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Erase(args) => erase::run(args).await,
         Command::Notify(args) => notify::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
     };

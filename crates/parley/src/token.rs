@@ -108,6 +108,7 @@ pub fn sign(signer: &SessionTokens, clock: &Clock, request: &Request<'_>) -> Res
         identity: Some(request.identity.to_string()),
         name: request.name.map(str::to_owned),
         scope: matches!(request.scope, Scope::Follow).then(|| "follow".to_owned()),
+        track: None,
         iat: Some(now_s),
         exp: now_s.saturating_add(i64::try_from(request.ttl.as_secs()).unwrap_or(i64::MAX)),
     })

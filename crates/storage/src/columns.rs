@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use model::{
-    Final, JsonObject, Outside, OutsideId, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp,
-    UserId, UtteranceId, Word,
+    Final, JsonObject, Outside, OutsideId, Samples, Sequence, SessionSlug, Speaker, Spoken, StreamId,
+    Timestamp, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
@@ -58,15 +58,34 @@ pub(crate) fn outside(column: Option<OutsideColumn>) -> Option<Outside> {
     column.map(|OutsideColumn { user, said_at, message }| Outside { user, said_at, message })
 }
 
-/// The columns that [`segment`] reads, in its order.
+/// The columns that [`segment`] and [`spoken`] read, in their order.
 macro_rules! segment_columns {
     () => {
         "segments.sequence, segments.stream_id, segments.utterance, segments.revision, segments.speaker_identity,
          segments.speaker_name, segments.text, segments.language, segments.start_sample, segments.end_sample,
-         segments.words, segments.stored_at, segments.outside_id, segments.outside"
+         segments.words, segments.stored_at, segments.outside_id, segments.outside,
+         segments.started_at, segments.ended_at"
     };
 }
 pub(crate) use segment_columns;
+
+/// Whether a segment is what its utterance says now.
+macro_rules! newest_revision {
+    () => {
+        "NOT EXISTS (SELECT FROM segments AS newer
+                     WHERE newer.session_id = segments.session_id AND newer.utterance_id = segments.utterance_id
+                       AND newer.revision > segments.revision)"
+    };
+}
+pub(crate) use newest_revision;
+
+pub(crate) fn spoken(session: &SessionSlug, row: &Row) -> Result<Spoken, StorageError> {
+    Ok(Spoken {
+        segment: segment(session, row)?,
+        started_at: timestamp(row.try_get(14)?),
+        ended_at: timestamp(row.try_get(15)?),
+    })
+}
 
 pub(crate) fn segment(session: &SessionSlug, row: &Row) -> Result<Final, StorageError> {
     let Json(columns) = row.try_get::<_, Json<Vec<WordColumn>>>(10)?;

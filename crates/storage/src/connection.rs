@@ -93,11 +93,21 @@ impl Connection {
         name: &'static str,
         operation: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StorageError> {
+        self.limited_to(OPERATION_LIMIT, name, operation).await
+    }
+
+    /// Runs `operation` within `limit`, measured as `name`.
+    pub(crate) async fn limited_to<T>(
+        &mut self,
+        limit: Duration,
+        name: &'static str,
+        operation: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StorageError> {
         let Some(object) = &self.0 else {
             return Err(StorageError::Unavailable("the connection was given up".to_owned()).counted());
         };
         let began = Instant::now();
-        let outcome = timeout(OPERATION_LIMIT, operation(object)).await;
+        let outcome = timeout(limit, operation(object)).await;
         metrics::histogram!(STATEMENT_SECONDS, "operation" => name).record(began.elapsed());
         match outcome {
             Ok(Ok(value)) => Ok(value),

@@ -3,7 +3,7 @@
 //!
 //! This changes when what is kept, or how, changes. It must not know who asks: no sockets, no gRPC, no Redis. Times
 //! and ids are arguments, what is not found is `Ok(None)`, and every operation is over, one way or the other, within
-//! [`OPERATION_LIMIT`] plus the wait for a connection.
+//! [`OPERATION_LIMIT`] ([`ERASE_LIMIT`] for what erases) plus the wait for a connection.
 //!
 //! Invariant: a final, its place in the topic and its announcement are one transaction
 //! ([`Storage::record_final`]), and so are a notification, its place and its announcement, and every change of an
@@ -11,6 +11,7 @@
 
 mod columns;
 mod connection;
+mod erasure;
 mod error;
 mod messages;
 mod migrations;
@@ -25,6 +26,7 @@ mod plans;
 mod preferences;
 mod revisions;
 mod rooms;
+mod search;
 mod session_events;
 mod sessions;
 mod speakers;
@@ -40,6 +42,7 @@ use settings::{Reader, Secret};
 use tokio_postgres::NoTls;
 
 pub use connection::{OPERATION_LIMIT, STATEMENT_SECONDS};
+pub use erasure::{ERASE_LIMIT, Erased, Erasing};
 pub use error::{FAILURES_TOTAL, StorageError};
 pub use messages::{MessageChange, NewMessage};
 pub use migrations::schema_fingerprint;
@@ -52,13 +55,14 @@ pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
 pub use preferences::PushSubscription;
 pub use revisions::Revision;
 pub use rooms::{Room, RoomMode};
+pub use search::{Found, FoundPage, Search, SearchPosition};
 pub use session_events::{SessionEvent, SessionEventKind, SessionNews};
 pub use sessions::{Session, SessionStatus};
 pub use speakers::Turn;
 pub use stream_keys::{NewStreamKey, StreamKey};
 pub use streams::{KnownStream, NewStream, OpenStream, StreamLimits};
-pub use transcripts::{NewFinal, Recorded};
-pub use usage::Metered;
+pub use transcripts::{NewFinal, Recorded, TranscriptFilter};
+pub use usage::{Metered, REPORTS_MAX, UsageReport, UsageRow, UsageTotals};
 
 /// How to reach Postgres.
 #[derive(Debug, Clone)]

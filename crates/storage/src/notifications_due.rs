@@ -165,6 +165,24 @@ const FORGET_FINALS: Statement = Statement {
           WHERE segments.session_id = old.session_id AND segments.sequence = old.sequence RETURNING 1",
 };
 
+// A session that is still to be opened by a stream key, or billed, stays.
+const FORGET_SESSIONS: Statement = Statement {
+    name: "forget_sessions",
+    sql: "DELETE FROM sessions WHERE id IN (
+              SELECT old.id FROM sessions AS old
+              WHERE old.status = 'ended' AND old.ended_at < $1 AND old.last_activity_at < $1
+                AND NOT EXISTS (SELECT FROM segments WHERE segments.session_id = old.id)
+                AND NOT EXISTS (SELECT FROM streams
+                                WHERE streams.session_id = old.id AND streams.last_activity_at >= $1)
+                AND NOT EXISTS (SELECT FROM usage WHERE usage.session_id = old.id)
+                AND NOT EXISTS (SELECT FROM usage_reports WHERE usage_reports.session_id = old.id)
+                AND NOT EXISTS (SELECT FROM rooms WHERE rooms.session_id = old.id)
+                AND NOT EXISTS (SELECT FROM stream_keys
+                                WHERE stream_keys.session_id = old.id AND stream_keys.revoked_at IS NULL)
+              LIMIT $2 FOR UPDATE SKIP LOCKED)
+          RETURNING 1",
+};
+
 const FORGET_OUTBOX: Statement = Statement {
     name: "forget_outbox",
     sql: "WITH old AS (SELECT id FROM outbox WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -320,6 +338,15 @@ impl Storage {
     /// As any operation here.
     pub async fn forget_finals(&self, cutoff: Timestamp) -> Result<bool, StorageError> {
         self.forget(&FORGET_FINALS, cutoff).await
+    }
+
+    /// Forgets sessions that ended before `cutoff` and of which nothing is left: no final, no use, no stream that was
+    /// open since then, no good stream key; their participants with them. Whether there may be more.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn forget_sessions(&self, cutoff: Timestamp) -> Result<bool, StorageError> {
+        self.forget(&FORGET_SESSIONS, cutoff).await
     }
 
     /// Forgets announcements from before `cutoff`, which nobody could publish; whether there may be more.

@@ -116,7 +116,7 @@ const EVENT: Statement = Statement {
     sql: concat!(
         "SELECT ",
         segment_columns!(),
-        ", segments.started_at, segments.ended_at, sessions.slug, deliveries.event_id, deliveries.event,
+        ", sessions.slug, deliveries.event_id, deliveries.event,
            deliveries.content
          FROM deliveries
          JOIN sessions ON sessions.id = (deliveries.content ->> 'session')::uuid

@@ -1,12 +1,15 @@
 use futures_util::{Stream, TryStreamExt, stream};
 use model::{
-    Final, Samples, Sequence, SessionId, SessionSlug, Speaker, StreamId, Timestamp, Topic, UtteranceId, Word,
+    Final, Identity, Samples, Sequence, SessionId, SessionSlug, Speaker, Spoken, StreamId, Timestamp, Topic,
+    UtteranceId, Word,
 };
 use tokio_postgres::types::Json;
 
 use crate::{
     Storage, StorageError,
-    columns::{name, segment, segment_columns, signed, text, unsigned, word_columns},
+    columns::{
+        name, newest_revision, segment, segment_columns, signed, spoken, text, unsigned, word_columns,
+    },
     connection::Statement,
     outbox_rows::Payload,
 };
@@ -53,6 +56,17 @@ pub enum Recorded {
     Stored(Box<Final>),
     /// The stream was already stored up to its end: a repetition.
     AlreadyStored,
+}
+
+/// Which finals of a transcript are wanted; all by default.
+#[derive(Debug, Clone, Default)]
+pub struct TranscriptFilter {
+    /// Those of this participant.
+    pub speaker: Option<Identity>,
+    /// Those that began at this moment or later.
+    pub from: Option<Timestamp>,
+    /// Those that began before this moment.
+    pub to: Option<Timestamp>,
 }
 
 // One statement is one transaction and one round trip. `advanced` locks the stream and is empty unless we still own
@@ -109,12 +123,14 @@ const TRANSCRIPT: Statement = Statement {
     sql: concat!(
         "SELECT ",
         segment_columns!(),
-        ", segments.started_at FROM segments JOIN sessions ON sessions.id = segments.session_id
-          WHERE sessions.slug = $1 AND (segments.started_at, segments.sequence) > (COALESCE($2::timestamptz, '-infinity'), $3)
-            AND NOT EXISTS (SELECT FROM segments AS newer
-                            WHERE newer.session_id = segments.session_id AND newer.utterance_id = segments.utterance_id
-                              AND newer.revision > segments.revision)
-          ORDER BY segments.started_at, segments.sequence LIMIT $4"
+        " FROM segments JOIN sessions ON sessions.id = segments.session_id
+          WHERE sessions.slug = $1
+            AND (segments.started_at, segments.sequence) > (COALESCE($2::timestamptz, '-infinity'), $3)
+            AND ($5::text IS NULL OR segments.speaker_identity = $5)
+            AND segments.started_at < COALESCE($6::timestamptz, 'infinity')
+            AND ",
+        newest_revision!(),
+        " ORDER BY segments.started_at, segments.sequence LIMIT $4"
     ),
 };
 
@@ -207,12 +223,14 @@ impl Storage {
     pub fn transcript(
         &self,
         session: &SessionSlug,
-    ) -> impl Stream<Item = Result<Final, StorageError>> + Send + use<> {
-        let begin = (self.clone(), session.clone(), Some((None, 0)));
-        stream::try_unfold(begin, async |(storage, session, position)| {
+        filter: &TranscriptFilter,
+    ) -> impl Stream<Item = Result<Spoken, StorageError>> + Send + use<> {
+        let position = (filter.from.map(Timestamp::to_jiff), 0);
+        let begin = (self.clone(), session.clone(), filter.clone(), Some(position));
+        stream::try_unfold(begin, async |(storage, session, filter, position)| {
             let Some(position) = position else { return Ok::<_, StorageError>(None) };
-            let (finals, next) = storage.transcript_page(&session, position).await?;
-            Ok(Some((stream::iter(finals.into_iter().map(Ok)), (storage, session, next))))
+            let (said, next) = storage.transcript_page(&session, &filter, position).await?;
+            Ok(Some((stream::iter(said.into_iter().map(Ok)), (storage, session, filter, next))))
         })
         .try_flatten()
     }
@@ -221,17 +239,22 @@ impl Storage {
     async fn transcript_page(
         &self,
         session: &SessionSlug,
+        filter: &TranscriptFilter,
         (began, sequence): Position,
-    ) -> Result<(Vec<Final>, Option<Position>), StorageError> {
-        let rows = self.query(&TRANSCRIPT, &[&session.as_str(), &began, &sequence, &PAGE_FINALS]).await?;
-        let finals = rows.iter().map(|row| segment(session, row)).collect::<Result<_, _>>()?;
+    ) -> Result<(Vec<Spoken>, Option<Position>), StorageError> {
+        let speaker = filter.speaker.as_ref().map(Identity::as_str);
+        let to = filter.to.map(Timestamp::to_jiff);
+        let rows = self
+            .query(&TRANSCRIPT, &[&session.as_str(), &began, &sequence, &PAGE_FINALS, &speaker, &to])
+            .await?;
+        let said = rows.iter().map(|row| spoken(session, row)).collect::<Result<_, _>>()?;
         let next = match rows.last() {
             Some(last) if signed(rows.len() as u64) == PAGE_FINALS => {
                 Some((Some(last.try_get(14)?), last.try_get(0)?))
             }
             _ => None,
         };
-        Ok((finals, next))
+        Ok((said, next))
     }
 }
 

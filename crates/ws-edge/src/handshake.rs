@@ -335,6 +335,11 @@ pub(crate) fn parameter(query: &str, name: &str) -> Option<String> {
     })
 }
 
+/// One part of a path (RFC 3986 section 3.3): a plus is a plus there.
+pub(crate) fn path_part(text: &str) -> String {
+    decoded(&text.replace('+', "%2B"))
+}
+
 /// Text with its percent signs and plus signs resolved.
 pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -384,6 +389,7 @@ mod tests {
         ] {
             assert_eq!(parameter(query, "token").as_deref(), value, "{query}");
         }
+        assert_eq!(path_part("a+b%20c%2Fd%zz"), "a+b c/d%zz");
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub(crate) struct Edge {
     presence: Presence,
     tally: Tally,
     stats: Stats,
+    /// Places for those who read whole transcripts.
+    readers: Semaphore,
     /// Every stream that is being sent to a worker.
     desks: Desks,
     /// Cancelled when a draining edge has finished its audio and sends its clients away.
@@ -158,7 +160,9 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         tracing::warn!(setting = name, "this setting has no effect here and can be removed");
     }
     if settings.legacy_open_routes {
-        tracing::warn!("LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription");
+        tracing::warn!(
+            "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription and report usage"
+        );
     }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
@@ -217,6 +221,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         happenings: Feeds::new(settings.follower_queue, wishes),
         presence,
         tally: Tally::new(),
+        readers: Semaphore::new(rest::READERS_MAX),
         desks: Desks::new(),
         farewell: CancellationToken::new(),
     });

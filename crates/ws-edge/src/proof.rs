@@ -36,10 +36,20 @@ pub(crate) fn authorised(
     token: Option<&str>,
     suits: impl FnOnce(&Principal) -> bool,
 ) -> Result<(), FaultKind> {
-    match caller(edge, headers, token)? {
-        Caller::Service => Ok(()),
-        Caller::Participant(principal) if suits(&principal) => Ok(()),
-        Caller::Participant(_) => Err(FaultKind::Forbidden),
+    caller(edge, headers, token)?.allowed(suits)
+}
+
+impl Caller {
+    /// Whether it is a back end, or a participant whose token `suits`.
+    ///
+    /// # Errors
+    /// A participant who may not do this.
+    pub(crate) fn allowed(&self, suits: impl FnOnce(&Principal) -> bool) -> Result<(), FaultKind> {
+        match self {
+            Self::Service => Ok(()),
+            Self::Participant(principal) if suits(principal) => Ok(()),
+            Self::Participant(_) => Err(FaultKind::Forbidden),
+        }
     }
 }
 

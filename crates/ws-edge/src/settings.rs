@@ -15,7 +15,8 @@
 //! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
 //! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
-//! | `LEGACY_OPEN_ROUTES` | false | start and stop need no proof, as in system A; only for migration |
+//! | `LEGACY_OPEN_ROUTES` | false | start, stop and reports of usage need no proof, as in system A; only for migration |
+//! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
 //! | `LIVEKIT_WS_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
@@ -58,7 +59,7 @@ use settings::{Network, Problems, Reader, Secret};
 use storage::StorageSettings;
 use telemetry::TelemetrySettings;
 
-use crate::{access::AccessHook, protocol::Shape};
+use crate::{access::AccessHook, protocol::Shape, rest::CostPerMinute};
 
 /// How a failed authentication is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +144,7 @@ pub struct EdgeSettings {
     pub(crate) hub: HubSettings,
     pub(crate) access_hook: Option<AccessHook>,
     pub(crate) legacy_open_routes: bool,
+    pub(crate) cost_per_minute: CostPerMinute,
     pub(crate) upgrade_auth: UpgradeAuth,
     /// Empty means any.
     pub(crate) origins: Vec<String>,
@@ -238,6 +240,8 @@ impl EdgeSettings {
         let upgrade_auth = reader.or("UPGRADE_AUTH", UpgradeAuth::Accept, "accept or reject");
         let shape = reader.or("TRANSCRIPT_MESSAGES", Shape::Split, "split, transcript or both");
         let legacy_open_routes = reader.flag("LEGACY_OPEN_ROUTES");
+        let cost_per_minute =
+            reader.or("TRANSCRIPTION_COST_PER_MINUTE", CostPerMinute::default(), "a number, 0 or more");
         let (node_env, server_mode) = (reader.text("NODE_ENV"), reader.text("SERVER_MODE"));
         let asks_test = reader.flag("WS_TEST_MODE") | reader.flag("WS_ENABLE_TEST_BROADCAST");
         let test_mode = asks_test && node_env.as_deref() != Some("production");
@@ -263,6 +267,7 @@ impl EdgeSettings {
                 hub,
                 access_hook,
                 legacy_open_routes,
+                cost_per_minute,
                 upgrade_auth,
                 origins,
                 trusted_proxies,
@@ -381,6 +386,7 @@ mod tests {
             ("FRAMES_PER_SECOND", "0"),
             ("REJOIN_SECONDS", "31"),
             ("TRANSCRIPT_MESSAGES", "all"),
+            ("TRANSCRIPTION_COST_PER_MINUTE", "-1"),
         ]))
         .unwrap_err()
         .to_string();
@@ -392,6 +398,7 @@ mod tests {
             "FRAMES_PER_SECOND",
             "REJOIN_SECONDS",
             "TRANSCRIPT_MESSAGES",
+            "TRANSCRIPTION_COST_PER_MINUTE",
             "TRANSCRIPTION_JWT_SECRET",
             "DATABASE_URL",
         ] {

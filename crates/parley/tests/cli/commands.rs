@@ -44,6 +44,7 @@ async fn missing_settings_are_named_with_exit_code_64() {
         (&["stream", &recording, "--session", "s"], "TRANSCRIPTION_JWT_SECRET: missing"),
         (&["migrate"], "DATABASE_URL: missing"),
         (&["export", "--session", "s", "--format", "srt"], "DATABASE_URL: missing"),
+        (&["erase", "--user", "u"], "DATABASE_URL: missing"),
     ] {
         let output = soon(parley(arguments).env_remove("TRANSCRIPTION_JWT_SECRET").output()).await.unwrap();
         let said = Said::from(output);
@@ -66,6 +67,10 @@ async fn wrong_usage_is_exit_code_2_and_help_has_examples() {
         &["tail", "--session", "s", "--url", "ftp://host"],
         &["stream", "x.wav", "--session", "s", "--rate", "1"],
         &["export", "--session", "s", "--format", "doc"],
+        &["export", "--session", "s", "--format", "txt", "--from", "yesterday"],
+        &["erase"],
+        &["erase", "--yes"],
+        &["erase", "--user", "u", "--session", "s"],
         &["sing"],
         &[],
     ] {
@@ -77,6 +82,7 @@ async fn wrong_usage_is_exit_code_2_and_help_has_examples() {
         &["tail", "--help"],
         &["token", "--help"],
         &["export", "--help"],
+        &["erase", "--help"],
     ] {
         let said = run(command).await;
         assert_eq!(said.code, Some(0));

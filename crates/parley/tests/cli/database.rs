@@ -1,4 +1,4 @@
-//! `parley migrate` and `parley export` against a real Postgres.
+//! `parley migrate`, `parley export` and `parley erase` against a real Postgres.
 
 use model::{Clock, Samples, Speaker, StreamId, Word};
 use storage::{NewFinal, NewStream, Recorded, Storage};
@@ -21,7 +21,7 @@ async fn say(storage: &Storage, session: &str, who: &str, text: &str) -> StreamI
         session,
         speaker: speaker.clone(),
         started_at: now,
-        user: None,
+        user: Some(format!("user-of-{who}").parse().unwrap()),
         limits: storage::StreamLimits::default(),
         now,
     };
@@ -81,6 +81,13 @@ async fn export_writes_what_is_stored() {
     )
     .await;
     assert_eq!(said.out, "alice: Hello.\n");
+    let bob = ["export", "--session", "demo", "--format", "txt", "--speaker", "bob"];
+    assert_eq!(with_database(&database, &bob).await.out, "bob: Hi.\n");
+    let since = |moment| [&bob[..], &["--from", moment]].concat();
+    assert_eq!(with_database(&database, &since("2020-01-01T00:00:00Z")).await.out, "bob: Hi.\n");
+    let none = with_database(&database, &since("2999-01-01T00:00:00Z")).await;
+    assert_eq!(none.code, Some(1));
+    assert!(none.err.contains("session demo, with this speaker and in this time"), "{}", none.err);
     let said = with_database(&database, &["export", "--session", "nobody", "--format", "json"]).await;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
     assert!(said.err.contains("no captions are stored for session nobody"), "{}", said.err);
@@ -108,4 +115,35 @@ async fn a_stream_key_is_made_listed_and_revoked() {
     let revoked = with_database(&database, &["key", "revoke", "--session", "demo", &id]).await;
     assert_eq!(revoked.code, Some(0), "{}", revoked.err);
     assert_eq!(storage.use_stream_key(&hash, now).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_person_or_a_session_is_erased_when_it_is_meant() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    for session in ["demo", "other"] {
+        say(&storage, session, "alice", "Hello.").await;
+        say(&storage, session, "bob", "Hi.").await;
+    }
+    let text = async |session| {
+        with_database(&database, &["export", "--session", session, "--format", "txt"]).await.out
+    };
+    let asked = with_database(&database, &["erase", "--user", "user-of-alice"]).await;
+    assert_eq!((asked.code, asked.err.as_str()), (Some(0), ""));
+    assert!(asked.out.starts_with("would erase 2 segments\nwould erase 2 streams\n"), "{}", asked.out);
+    assert!(asked.out.ends_with("nothing is erased yet: repeat it with --yes\n"), "{}", asked.out);
+    assert_eq!(text("demo").await, "alice: Hello.\nbob: Hi.\n");
+    let done = with_database(&database, &["erase", "--user", "user-of-alice", "--yes"]).await;
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+    assert!(done.out.starts_with("erased 2 segments\nerased 2 streams\n"), "{}", done.out);
+    assert_eq!((text("demo").await, text("other").await), ("bob: Hi.\n".to_owned(), "bob: Hi.\n".to_owned()));
+    let again = with_database(&database, &["erase", "--user", "user-of-alice", "--yes"]).await;
+    assert_eq!((again.code, again.out.as_str()), (Some(0), "nothing is kept of it\n"));
+
+    let session = ["erase", "--session", "demo"];
+    assert!(with_database(&database, &session).await.out.contains("would erase 1 sessions\n"));
+    let done = with_database(&database, &[&session[..], &["--yes"]].concat()).await;
+    assert!(done.out.contains("erased 1 sessions\nerased 1 segments\n"), "{}", done.out);
+    assert_eq!(with_database(&database, &session).await.out, "nothing is kept of it\n");
+    assert_eq!((text("demo").await, text("other").await), (String::new(), "bob: Hi.\n".to_owned()));
 }

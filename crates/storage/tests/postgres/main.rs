@@ -1,16 +1,19 @@
 //! Against a real Postgres: `PARLEY_TEST_DATABASE_URL`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod erasure;
 mod faults;
 mod legacy;
 mod messages;
 mod notifications;
 mod outbox;
+mod search;
 mod sessions;
 mod sound;
 mod stream_keys;
 mod streams;
 mod transcripts;
+mod usage;
 
 use model::{Samples, SessionSlug, Speaker, StreamId, Timestamp, Word};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};

@@ -60,7 +60,8 @@ fn revision(id: &str, text: &str) -> Revision {
 
 async fn transcript(storage: &Storage) -> Vec<Final> {
     use futures_util::TryStreamExt;
-    storage.transcript(&slug("demo")).try_collect().await.unwrap()
+    let said = storage.transcript(&slug("demo"), &storage::TranscriptFilter::default());
+    said.map_ok(|spoken| spoken.segment).try_collect().await.unwrap()
 }
 
 #[tokio::test]

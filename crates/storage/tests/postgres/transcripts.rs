@@ -1,9 +1,15 @@
 use futures_util::{TryStreamExt, future::join_all};
-use model::{Final, Samples, Sequence, Topic, UtteranceId};
-use storage::{Recorded, StorageError};
+use model::{Final, Samples, Sequence, Timestamp, Topic, UtteranceId};
+use storage::{Recorded, Storage, StorageError, TranscriptFilter};
 use testkit::Database;
 
-use crate::{new_stream, slug, store, stream_id, utterance};
+use crate::{NOW, new_stream, slug, store, stream_id, utterance};
+
+/// What a filter leaves of the session `demo`.
+async fn transcript(storage: &Storage, filter: TranscriptFilter) -> Vec<Final> {
+    let said = storage.transcript(&slug("demo"), &filter).map_ok(|spoken| spoken.segment);
+    said.try_collect().await.unwrap()
+}
 
 #[tokio::test]
 async fn a_final_is_read_back_as_it_was_stored() {
@@ -16,7 +22,7 @@ async fn a_final_is_read_back_as_it_was_stored() {
     assert_eq!((&stored.text, &stored.words, stored.end), (&new.text, &new.words, new.end));
     let expected = vec![stored];
     assert_eq!(storage.finals_since(&slug("demo"), Sequence(0), 10).await.unwrap(), expected);
-    assert_eq!(storage.transcript(&slug("demo")).try_collect::<Vec<_>>().await.unwrap(), expected);
+    assert_eq!(transcript(&storage, TranscriptFilter::default()).await, expected);
 }
 
 #[tokio::test]
@@ -124,7 +130,7 @@ async fn a_transcript_is_in_order_of_time_over_streams_and_pages() {
         store(&storage, &utterance("demo", stream_id(2), &late, number)).await;
         store(&storage, &utterance("demo", stream_id(1), &early, number)).await;
     }
-    let finals: Vec<Final> = storage.transcript(&slug("demo")).try_collect().await.unwrap();
+    let finals = transcript(&storage, TranscriptFilter::default()).await;
     let order: Vec<_> = finals.iter().map(|segment| segment.utterance.clone()).collect();
     let expected = [(1, 1), (2, 1), (1, 2), (2, 2)]
         .map(|(stream, number)| UtteranceId::Heard { stream: stream_id(stream), number });
@@ -142,7 +148,7 @@ async fn a_transcript_is_in_order_of_time_over_streams_and_pages() {
              FROM segments, generate_series(1, 1200) AS n WHERE sequence = 1",
         )
         .await;
-    let finals: Vec<Final> = storage.transcript(&slug("demo")).try_collect().await.unwrap();
+    let finals = transcript(&storage, TranscriptFilter::default()).await;
     assert_eq!(finals.len(), 4 + 1200);
     assert_eq!((finals[1].text.as_str(), finals[1].revision), ("Corrected.", 1));
     assert_eq!(storage.finals_since(&slug("demo"), Sequence(4), 1).await.unwrap()[0].text, "Corrected.");
@@ -153,7 +159,36 @@ async fn what_is_not_there_is_empty() {
     let database = Database::scratch().await;
     let storage = database.storage();
     assert!(storage.finals_since(&slug("none"), Sequence(0), 10).await.unwrap().is_empty());
-    assert!(storage.transcript(&slug("none")).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert!(transcript(&storage, TranscriptFilter::default()).await.is_empty());
     assert_eq!(storage.last_sequence(&"user:none".parse().unwrap()).await.unwrap(), Sequence(0));
     assert_eq!(storage.session(&slug("none")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_transcript_can_be_narrowed_by_speaker_and_time() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let open = storage.open_stream(&new_stream("demo", stream_id(1))).await.unwrap();
+    for number in 1..=4 {
+        let mut new = utterance("demo", stream_id(1), &open, number);
+        if number == 3 {
+            new.speaker.identity = "bob".parse().unwrap();
+        }
+        store(&storage, &new).await;
+    }
+    // Utterance N begins 1.5 N seconds after the stream.
+    let at = |millis| Some(Timestamp(NOW.0 + millis));
+    let sequences = async |speaker: Option<&str>, from, to| -> Vec<u64> {
+        let speaker = speaker.map(|speaker| speaker.parse().unwrap());
+        let said = transcript(&storage, TranscriptFilter { speaker, from, to }).await;
+        said.iter().map(|segment| segment.sequence.0).collect()
+    };
+    assert_eq!(sequences(Some("alice"), None, None).await, [1, 2, 4]);
+    assert!(sequences(Some("carol"), None, None).await.is_empty());
+    assert_eq!(sequences(None, at(3000), None).await, [2, 3, 4], "from that moment on, itself included");
+    assert_eq!(sequences(None, at(3001), at(6000)).await, [3], "before that moment, itself excluded");
+    assert_eq!(sequences(Some("alice"), at(1600), at(9000)).await, [2, 4]);
+    let said: Vec<_> =
+        storage.transcript(&slug("demo"), &TranscriptFilter::default()).try_collect().await.unwrap();
+    assert_eq!((said[1].started_at, said[1].ended_at), (Timestamp(NOW.0 + 3000), Timestamp(NOW.0 + 4000)));
 }

@@ -34,11 +34,11 @@ where
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(_)) => {
             let text = "Request body too large or cut off";
-            return Err(Refused::Body(StatusCode::PAYLOAD_TOO_LARGE, text, "body_too_large"));
+            return Err(Refused::Status(StatusCode::PAYLOAD_TOO_LARGE, text, "body_too_large"));
         }
         Err(_) => {
             let text = "Request body took too long";
-            return Err(Refused::Body(StatusCode::REQUEST_TIMEOUT, text, "body_too_slow"));
+            return Err(Refused::Status(StatusCode::REQUEST_TIMEOUT, text, "body_too_slow"));
         }
     };
     match serde_json::from_slice(&bytes) {
@@ -136,11 +136,15 @@ impl Fields {
     /// ISO 8601, or milliseconds since 1970.
     fn moment(&self, name: &str, refusal: Refusal) -> Result<Option<Timestamp>, Refused> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let moment = match value {
-            Value::String(text) => text.parse::<jiff::Timestamp>().ok().map(Timestamp::from),
-            value => value.as_i64().map(Timestamp),
-        };
-        Ok(Some(moment.ok_or(refusal)?))
+        Ok(Some(moment(value).ok_or(refusal)?))
+    }
+}
+
+/// ISO 8601, or milliseconds since 1970.
+pub(super) fn moment(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => text.parse::<jiff::Timestamp>().ok().map(Timestamp::from),
+        value => value.as_i64().map(Timestamp),
     }
 }
 

@@ -16,6 +16,7 @@ mod bad_input;
 mod drain;
 mod follow;
 mod http;
+mod kept;
 mod resume;
 mod speak;
 mod tabs;

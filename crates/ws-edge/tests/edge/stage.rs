@@ -32,7 +32,7 @@ pub struct Stage {
     /// Of the names on Redis.
     pub prefix: String,
     settings: EdgeSettings,
-    _database: Database,
+    pub database: Database,
 }
 
 /// The settings of an edge in tests.
@@ -99,7 +99,7 @@ impl Setup {
             bus: EventBus::connect(&setup.bus).unwrap(),
             prefix: setup.bus.prefix,
             settings,
-            _database: setup.database,
+            database: setup.database,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Cuts finals into cues that a person can read in time: at most two lines of 42 columns and seven seconds, cut
 //! where a sentence or a clause ends if there is such a place, timed by the words.
 
-use console::measure_text_width;
 use model::{Final, Samples};
+use unicode_width::UnicodeWidthStr;
 
 /// Widest line, in columns: what broadcasters use for Latin script.
 const LINE_COLUMNS_MAX: usize = 42;
@@ -16,15 +16,18 @@ const CUE_SHORTEST: Samples = Samples::from_millis(1000);
 /// How much less even two lines may be, in columns, to break after a comma or the like.
 const MARK_COLUMNS: usize = 10;
 
+/// Time in which a character that has no times of its own is said, and can be read.
+const CHARACTER_MS: u64 = 60;
+
 /// A cue, timed from the start of the export.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cue {
+pub(crate) struct Cue {
     /// When it appears.
-    pub start: Samples,
+    pub(crate) start: Samples,
     /// When it goes.
-    pub end: Samples,
+    pub(crate) end: Samples,
     /// One or two.
-    pub lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
 /// A word, or a piece of one that is wider than a line.
@@ -38,7 +41,7 @@ struct Piece {
 }
 
 /// The cues of `segment`, each line group beginning with `prefix`, its times moved by `offset`.
-pub fn cut(segment: &Final, prefix: &str, offset: Samples) -> Vec<Cue> {
+pub(crate) fn cut(segment: &Final, prefix: &str, offset: Samples) -> Vec<Cue> {
     let pieces = pieces(segment);
     let mut cues = Vec::new();
     let mut rest = pieces.as_slice();
@@ -62,7 +65,7 @@ pub fn cut(segment: &Final, prefix: &str, offset: Samples) -> Vec<Cue> {
 }
 
 /// Gives each cue a readable time where the next leaves room. `cues` are in order of their start.
-pub fn lengthen(cues: &mut [Cue]) {
+pub(crate) fn lengthen(cues: &mut [Cue]) {
     let starts: Vec<Samples> = cues.iter().skip(1).map(|cue| cue.start).collect();
     for (index, cue) in cues.iter_mut().enumerate() {
         let wanted = cue.end.max(cue.start + CUE_SHORTEST);
@@ -73,6 +76,11 @@ pub fn lengthen(cues: &mut [Cue]) {
             None => wanted,
         };
     }
+}
+
+/// How long a text is shown whose time in the sound nobody knows.
+pub(crate) fn reading_time(text: &str) -> Samples {
+    Samples::from_millis(CHARACTER_MS * text.chars().count() as u64).max(CUE_SHORTEST)
 }
 
 /// How many of the first `fitting` pieces make the best cue: up to the end of a sentence, else of a clause, if that
@@ -97,14 +105,14 @@ fn best_cut(pieces: &[Piece], fitting: usize) -> usize {
 /// `None` when two are not enough.
 fn wrap(prefix: &str, pieces: &[Piece]) -> Option<Vec<String>> {
     let whole = joined(prefix, pieces);
-    if measure_text_width(&whole) <= LINE_COLUMNS_MAX {
+    if columns(&whole) <= LINE_COLUMNS_MAX {
         return Some(vec![whole]);
     }
     let splits = (1..pieces.len()).map(|at| {
         let (first, second) = pieces.split_at(at);
         (joined(prefix, first), joined("", second))
     });
-    let widths = |(first, second): &(String, String)| (measure_text_width(first), measure_text_width(second));
+    let widths = |(first, second): &(String, String)| (columns(first), columns(second));
     let fitting = splits.filter(|lines| {
         let (first, second) = widths(lines);
         first.max(second) <= LINE_COLUMNS_MAX
@@ -115,6 +123,11 @@ fn wrap(prefix: &str, pieces: &[Piece]) -> Option<Vec<String>> {
         first.abs_diff(second) + if at_mark { 0 } else { MARK_COLUMNS }
     });
     best.map(|(first, second)| vec![first, second])
+}
+
+/// How wide a text is, in columns of a terminal.
+fn columns(text: &str) -> usize {
+    text.width()
 }
 
 fn joined(prefix: &str, pieces: &[Piece]) -> String {
@@ -169,13 +182,13 @@ fn spread(segment: &Final) -> Vec<Piece> {
 fn broken(piece: Piece) -> Vec<Piece> {
     // Room for a speaker's name before it.
     let part_columns_max = LINE_COLUMNS_MAX / 2;
-    if measure_text_width(&piece.text) <= part_columns_max {
+    if columns(&piece.text) <= part_columns_max {
         return vec![piece];
     }
     let mut parts: Vec<String> = vec![String::new()];
     for character in piece.text.chars() {
-        let width = measure_text_width(character.encode_utf8(&mut [0; 4]));
-        if parts.last().is_some_and(|part| measure_text_width(part) + width > part_columns_max) {
+        let width = columns(character.encode_utf8(&mut [0; 4]));
+        if parts.last().is_some_and(|part| columns(part) + width > part_columns_max) {
             parts.push(String::new());
         }
         if let Some(part) = parts.last_mut() {
@@ -194,14 +207,14 @@ fn broken(piece: Piece) -> Vec<Piece> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use model::{Sequence, Speaker, StreamId, Timestamp, UtteranceId, Word};
     use uuid::Uuid;
 
     use super::*;
 
     /// A final of `text` from `start_ms` on, whose words last as many tenths of a second as they have letters.
-    pub fn spoken(stream: u128, who: &str, start_ms: u64, text: &str) -> Final {
+    pub(crate) fn heard(stream: u128, who: &str, start_ms: u64, text: &str) -> Final {
         let mut at = start_ms;
         let words: Vec<Word> = text
             .split_whitespace()
@@ -259,14 +272,14 @@ pub mod tests {
                 &["Alice: Yes, we can do that|on Monday morning then."],
             ),
         ] {
-            assert_eq!(texts(&spoken(1, "a", 0, text), prefix), expected, "{text}");
+            assert_eq!(texts(&heard(1, "a", 0, text), prefix), expected, "{text}");
         }
     }
 
     #[test]
     fn every_cue_is_short_enough_and_no_word_is_lost() {
         let long = "word ".repeat(300) + &"x".repeat(200) + " " + &"字幕".repeat(60);
-        let mut silent = spoken(1, "a", 500, &long);
+        let mut silent = heard(1, "a", 500, &long);
         for words in [true, false] {
             if !words {
                 silent.words.clear();
@@ -274,7 +287,7 @@ pub mod tests {
             let cues = cut(&silent, "", Samples(0));
             for cue in &cues {
                 assert!(cue.lines.len() <= 2);
-                assert!(cue.lines.iter().all(|line| measure_text_width(line) <= LINE_COLUMNS_MAX), "{cue:?}");
+                assert!(cue.lines.iter().all(|line| columns(line) <= LINE_COLUMNS_MAX), "{cue:?}");
                 assert!(cue.end >= cue.start && cue.end - cue.start <= CUE_LONGEST + Samples(1), "{cue:?}");
             }
             assert!(cues.is_sorted_by_key(|cue| cue.start));
@@ -287,7 +300,7 @@ pub mod tests {
     #[test]
     fn cues_take_the_times_of_their_words() {
         let mut segment =
-            spoken(1, "a", 2000, "One two three. Four five six seven eight nine ten eleven twelve thirteen.");
+            heard(1, "a", 2000, "One two three. Four five six seven eight nine ten eleven twelve thirteen.");
         segment.words[2].end = Samples::from_millis(9100);
         for (index, word) in segment.words.iter_mut().enumerate().skip(3) {
             word.start = Samples::from_millis(9000 + 100 * index as u64);
