@@ -155,7 +155,8 @@ async fn a_room_in_one_stream_is_told_apart_by_who_is_active() {
             let body = json!({"sessionSlug": room.slug, "identity": who, "name": who, "timestamp": 1, "token": token});
             assert_eq!(stack.post("/api/active-speaker", &body).await.0, 200);
         };
-        tokio::join!(tracks[index % 2].play(&turn.samples()), told);
+        let samples = turn.samples();
+        tokio::join!(tracks[index % 2].play(&samples), told);
         // Sometimes the next begins at once.
         if index % 3 != 2 {
             sleep(Duration::from_millis(700)).await;

@@ -22,6 +22,8 @@ async fn usage_is_what_was_streamed() {
     let samples = recording("two_cities").samples();
     let streamed = Samples::of(samples.len()).seconds();
     let mut alice = room.join("alice").await;
+    // So that it waits when it is too fast for the worker.
+    alice.init(serde_json::json!({})).await;
     alice.pour(&pcm(&samples), 3_200).await;
     alice.stop().await;
     let seconds = metered(&stack, &room).await;
