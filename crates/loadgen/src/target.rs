@@ -26,7 +26,8 @@ impl Target {
         let now_s = Clock::system().now().0 / 1000;
         let span_s = length.duration().as_secs() + TOKEN_SPARE_S;
         let token = self.tokens.issue(&SessionClaims {
-            sub: Some(identity.to_owned()),
+            // A user of its own: the streams of one are limited.
+            sub: Some(format!("{identity}@{session}")),
             session_slug: session.to_owned(),
             identity: Some(identity.to_owned()),
             iat: Some(now_s),

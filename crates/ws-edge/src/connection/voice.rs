@@ -1,9 +1,11 @@
 //! A connection's part as a speaker: `init`, audio, `finalize`, `stop`, and what its source reports.
 
+use std::time::Duration;
+
 use auth::Principal;
 use model::{FaultKind, Samples, Speaker, StreamId};
 use rpc::WhenFull;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
@@ -18,6 +20,9 @@ use crate::{
     pulse::Leaving,
     source::{At, Command, Report, Source},
 };
+
+/// After a user or session had too many streams, another is tried at the earliest after this.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// How a participant's stream introduces itself to a worker.
 pub(super) fn introduction(
@@ -54,20 +59,22 @@ pub(super) enum Voice {
     Stopping(Box<Source>),
     /// Finished. Audio is refused until the next `init`.
     Stopped(Option<StreamId>, Samples),
+    /// The user, or the session, has as many streams as it may. Audio is not used until then, when it is tried again.
+    Refused(Instant),
 }
 
 impl Voice {
     pub(super) fn source(&self) -> Option<&Source> {
         match self {
             Self::Speaking(source) | Self::Stopping(source) => Some(source),
-            Self::Silent(_) | Self::Stopped(..) => None,
+            Self::Silent(_) | Self::Stopped(..) | Self::Refused(_) => None,
         }
     }
 
     pub(super) fn source_mut(&mut self) -> Option<&mut Source> {
         match self {
             Self::Speaking(source) | Self::Stopping(source) => Some(source),
-            Self::Silent(_) | Self::Stopped(..) => None,
+            Self::Silent(_) | Self::Stopped(..) | Self::Refused(_) => None,
         }
     }
 }
@@ -160,7 +167,11 @@ impl Connection {
             // A draining edge takes no more; the client is told in a moment where its audio ended.
             return GO_ON;
         }
+        if matches!(self.voice, Voice::Refused(until) if until <= Instant::now()) {
+            self.voice = Voice::Silent(None);
+        }
         match &mut self.voice {
+            Voice::Refused(_) => GO_ON,
             Voice::Silent(init) => {
                 let init = init.take();
                 self.edge.tally.audio(bytes.len());
@@ -236,7 +247,7 @@ impl Connection {
             // Its answer is on the way.
             Voice::Stopping(_) => {}
             Voice::Stopped(..) if self.last_word.is_some() => {}
-            Voice::Silent(_) => {
+            Voice::Silent(_) | Voice::Refused(_) => {
                 self.voice = Voice::Stopped(None, Samples(0));
                 return self.send(protocol::stopped(None, Samples(0))).await;
             }
@@ -272,6 +283,12 @@ impl Connection {
                     "{lost} of audio between {start} and {end} was lost: transcription is overloaded or away"
                 );
                 self.send(protocol::warning("gap", &text)).await
+            }
+            Some(Report::Failed { fault: FaultKind::LimitReached, message, .. }) => {
+                // Whoever may not speak may follow.
+                self.blocked = None;
+                self.voice = Voice::Refused(Instant::now() + REFUSED_FOR);
+                self.send(protocol::error(FaultKind::LimitReached, &message, Some(REFUSED_FOR))).await
             }
             Some(report @ (Report::Undecodable(_) | Report::Failed { .. } | Report::Elsewhere)) => {
                 self.failed(report)
