@@ -123,7 +123,7 @@ impl Stack {
             ("RTMP_PORT", ports.ingest.to_string()),
             ("EGRESS_WEBSOCKET_BASE_URL", format!("ws://127.0.0.1:{}/egress/audio", ports.edge)),
             ("RTMP_HOST", "127.0.0.1".to_owned()),
-            // Where the ingest is without nginx, which asks for a header that a stand-in does not send.
+            // Straight at the ingest: nginx chooses its port later.
             ("RTMP_EXTERNAL_PORT", ports.ingest.to_string()),
             ("RTMP_METRICS_PORT", "0".to_owned()),
             ("WORKER_PORT", ports.worker.to_string()),

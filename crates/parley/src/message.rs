@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::screen::printable;
+
 /// What a server says, as far as this client listens. Unknown types and fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -49,6 +51,19 @@ pub enum FromServer {
         /// For people.
         message: String,
     },
+    /// How the session's audio does.
+    #[serde(rename_all = "camelCase")]
+    SttStatus {
+        /// The engine that has failed, when another goes on.
+        fallback_from: Option<String>,
+        /// Why, in one word.
+        reason: Option<String>,
+    },
+    /// The session is not transcribed although somebody asked for it.
+    TranscriptionError {
+        /// For people.
+        message: String,
+    },
     /// The server is going away; come back.
     #[serde(rename_all = "camelCase")]
     Reconnect {
@@ -58,6 +73,24 @@ pub enum FromServer {
     /// Anything else.
     #[serde(other)]
     Other,
+}
+
+impl FromServer {
+    /// What a person at the terminal is to know of it, beside captions.
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Self::Error(fault) => Some(format!("the server says: {}", printable(&fault.message))),
+            Self::Warning { message } => Some(format!("the server warns: {}", printable(message))),
+            Self::TranscriptionError { message } => {
+                Some(format!("the session is not transcribed: {}", printable(message)))
+            }
+            Self::SttStatus { fallback_from: Some(engine), reason } => {
+                let reason = printable(reason.as_deref().unwrap_or("unknown"));
+                Some(format!("{} has failed ({reason}); another engine goes on", printable(engine)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Text of an utterance. Older senders leave out what they do not know.

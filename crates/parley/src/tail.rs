@@ -137,7 +137,10 @@ impl Following {
                 None => return Ok(Trouble::closed(1006, "", fault.as_ref(), retry_after).into()),
             };
             // What cannot be read is of a newer server, or of none of our business.
-            let Ok(message) = serde_json::from_str(text.as_str()) else { continue };
+            let Ok(message) = serde_json::from_str::<FromServer>(text.as_str()) else { continue };
+            if let Some(remark) = message.remark() {
+                self.screen.remark(&remark);
+            }
             match message {
                 FromServer::Connected { ts } => {
                     self.began = self.began.or(ts.map(Timestamp));
@@ -146,17 +149,14 @@ impl Following {
                 FromServer::TranscriptPartial(caption) => self.caption(&caption, false, &text)?,
                 FromServer::TranscriptFinal(caption) => self.caption(&caption, true, &text)?,
                 FromServer::Transcript(caption) => self.caption(&caption, caption.is_final, &text)?,
-                FromServer::Error(said) => {
-                    self.screen.remark(&format!("the server says: {}", printable(&said.message)));
-                    fault = Some(said);
-                }
-                FromServer::Warning { message } => {
-                    self.screen.remark(&format!("the server warns: {}", printable(&message)));
-                }
+                FromServer::Error(said) => fault = Some(said),
                 FromServer::Reconnect { retry_after_ms } => {
                     retry_after = retry_after_ms.map(Duration::from_millis).or(retry_after);
                 }
                 FromServer::Initialized { .. }
+                | FromServer::Warning { .. }
+                | FromServer::SttStatus { .. }
+                | FromServer::TranscriptionError { .. }
                 | FromServer::Ack { .. }
                 | FromServer::Stopped { .. }
                 | FromServer::Other => {}

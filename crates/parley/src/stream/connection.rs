@@ -16,7 +16,6 @@ use crate::{
     door::Socket,
     failure::Failure,
     message::{Fault, FromServer, Resume, ToServer},
-    screen::printable,
     signals::Signals,
     sound::{Kind, Measure},
     source::CHUNK_BYTES_MAX,
@@ -304,7 +303,10 @@ impl Streaming {
 
     fn message(&mut self, link: &mut Link, text: &str) -> Result<(), Failure> {
         // What cannot be read is of a newer server, or of none of our business.
-        let Ok(message) = serde_json::from_str(text) else { return Ok(()) };
+        let Ok(message) = serde_json::from_str::<FromServer>(text) else { return Ok(()) };
+        if let Some(remark) = message.remark() {
+            self.screen.remark(&remark);
+        }
         match message {
             FromServer::Initialized { stream, acked, received } if link.phase == Phase::Opening => {
                 if self.is_current(&stream) {
@@ -341,18 +343,15 @@ impl Streaming {
                     link.enter(Phase::Lingering);
                 }
             }
-            FromServer::Error(fault) => {
-                self.screen.remark(&format!("the server says: {}", printable(&fault.message)));
-                link.fault = Some(fault);
-            }
-            FromServer::Warning { message } => {
-                self.screen.remark(&format!("the server warns: {}", printable(&message)));
-            }
+            FromServer::Error(fault) => link.fault = Some(fault),
             FromServer::Reconnect { retry_after_ms } => {
                 link.retry_after = retry_after_ms.map(Duration::from_millis).or(link.retry_after);
             }
             FromServer::Connected { .. }
             | FromServer::Initialized { .. }
+            | FromServer::Warning { .. }
+            | FromServer::SttStatus { .. }
+            | FromServer::TranscriptionError { .. }
             | FromServer::Ack { .. }
             | FromServer::Stopped { .. }
             | FromServer::Other => {}

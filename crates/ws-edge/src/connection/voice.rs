@@ -284,8 +284,8 @@ impl Connection {
                 );
                 self.send(protocol::warning("gap", &text)).await
             }
-            Some(Report::Failed { fault: FaultKind::LimitReached, message, .. }) => {
-                // Whoever may not speak may follow.
+            // A client that knows `init` is told and sent away; system A's may follow, whoever speaks.
+            Some(Report::Failed { fault: FaultKind::LimitReached, message, .. }) if !self.is_native => {
                 self.blocked = None;
                 self.voice = Voice::Refused(Instant::now() + REFUSED_FOR);
                 self.send(protocol::error(FaultKind::LimitReached, &message, Some(REFUSED_FOR))).await
