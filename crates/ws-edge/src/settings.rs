@@ -15,9 +15,9 @@
 //! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
 //! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
-//! | `LEGACY_OPEN_ROUTES` | false | start and stop need no proof, as in system A; only for migration |
+//! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop and broadcast need no proof, and egresses no token, as in system A; only for migration |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
-//! | `LIVEKIT_WS_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
+//! | `LIVEKIT_WS_URL`, `NEXT_PUBLIC_LIVEKIT_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
 //! | `EGRESS_WEBSOCKET_BASE_URL` | `ws://localhost:PORT/egress/audio` | where LiveKit's egress reaches this edge |
 //! | `EGRESS_SAMPLE_RATE`, `EGRESS_CHANNELS` | 48000, 2 | what egresses send |
@@ -198,6 +198,9 @@ impl EdgeSettings {
             reader.problem("CHAT_PORT", "expected another port than PORT and METRICS_PORT");
         }
         let session_port = reader.or("SESSION_PORT", 50053, "a port number, or 0 for none");
+        if session_port != 0 && [port, admin_port, chat_port].contains(&session_port) {
+            reader.problem("SESSION_PORT", "expected another port than PORT, METRICS_PORT and CHAT_PORT");
+        }
         let livekit = livekit_plan(&mut reader, port);
         let egress_format = egress_format(&mut reader);
         let rtmp_server_secrets = reader.secrets("RTMP_SERVER_SECRET");
@@ -310,8 +313,9 @@ fn livekit_plan(reader: &mut Reader, port: u16) -> Option<LiveKitPlan> {
         reader.problem("EGRESS_WEBSOCKET_BASE_URL", "expected ws://host/egress/audio, or wss://…");
     }
     let host = reader.text("RTMP_HOST").unwrap_or_else(|| "localhost".to_owned());
-    if host.contains(['/', ' ', '@']) {
-        reader.problem("RTMP_HOST", "expected a host name without scheme or path");
+    let has_port = host.contains(':') && !host.ends_with(']');
+    if has_port || host.contains(['/', ' ', '@']) {
+        reader.problem("RTMP_HOST", "expected a host name without scheme, port or path");
     }
     let alone: u16 = reader.or("RTMP_PORT", 1935, "a port number");
     let rtmp_port: u16 = reader.or("RTMP_EXTERNAL_PORT", alone, "a port number");
