@@ -93,10 +93,12 @@ impl House {
         self.stage.storage.session(&self.stage.session).await.unwrap().unwrap().status
     }
 
-    /// Waits until no room is looked after.
+    /// Waits until the room is looked after no longer.
     async fn lets_go(&self) {
-        eventually("the room is let go of", async || self.stage.storage.rooms().await.unwrap().is_empty())
-            .await;
+        eventually("the room is let go of", async || {
+            !self.stage.storage.rooms().await.unwrap().contains(&self.stage.session)
+        })
+        .await;
     }
 
     /// A webhook of our own making, and what it is answered.
