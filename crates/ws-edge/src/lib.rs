@@ -158,7 +158,9 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         tracing::warn!(setting = name, "this setting has no effect here and can be removed");
     }
     if settings.legacy_open_routes {
-        tracing::warn!("LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription");
+        tracing::warn!(
+            "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription, and hand in captions and sound"
+        );
     }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;

@@ -15,7 +15,7 @@
 //! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
 //! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
-//! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop and broadcast need no proof, and egresses no token, as in system A; only for migration |
+//! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop, broadcast and `POST /api/user/notifications` need no proof, and egresses no token; only for migration |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
 //! | `LIVEKIT_WS_URL`, `NEXT_PUBLIC_LIVEKIT_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
