@@ -74,8 +74,10 @@ CREATE TABLE rooms (
     wanted     boolean     NOT NULL,
     -- `tracks` or `composite`.
     mode       text        NOT NULL CHECK (mode IN ('tracks', 'composite')),
-    -- When the room is to be looked at again; whoever looks holds it until then.
-    due_at     timestamptz NOT NULL
+    -- When the room is to be looked at again.
+    due_at     timestamptz NOT NULL,
+    -- Until then somebody looks at it, and nobody else does.
+    held_until timestamptz NOT NULL DEFAULT '-infinity'
 );
 CREATE INDEX rooms_by_due ON rooms (due_at);
 

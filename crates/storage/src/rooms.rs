@@ -72,9 +72,9 @@ const WAKE: Statement = Statement {
 const CLAIM: Statement = Statement {
     name: "claim_rooms",
     sql: "WITH claimed AS (
-              UPDATE rooms SET due_at = $2
-              WHERE session_id IN (SELECT session_id FROM rooms WHERE due_at <= $1 ORDER BY due_at LIMIT $3
-                                   FOR UPDATE SKIP LOCKED)
+              UPDATE rooms SET due_at = $2, held_until = $2
+              WHERE session_id IN (SELECT session_id FROM rooms WHERE due_at <= $1 AND held_until <= $1
+                                   ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
               RETURNING session_id, wanted, mode)
           SELECT sessions.id, sessions.slug, sessions.external_id, claimed.wanted, claimed.mode
           FROM claimed JOIN sessions ON sessions.id = claimed.session_id",
@@ -83,7 +83,8 @@ const CLAIM: Statement = Statement {
 // A wake that came meanwhile has moved due_at to before the lease, and stays.
 const SETTLE: Statement = Statement {
     name: "settle_room",
-    sql: "UPDATE rooms SET due_at = $3 WHERE session_id = $1 AND due_at = $2",
+    sql: "UPDATE rooms SET held_until = '-infinity', due_at = LEAST(due_at, $3)
+          WHERE session_id = $1 AND held_until = $2",
 };
 
 const SET_MODE: Statement =
@@ -152,7 +153,8 @@ impl Storage {
         self.query(&WAKE, &[&session.as_str(), &now.to_jiff()]).await.map(drop)
     }
 
-    /// Rooms that are due, lent until `lease` to whoever claims them; at most `limit`.
+    /// Rooms that are due, lent until `lease` to whoever claims them; at most `limit`. Nothing that happens in a room
+    /// takes it from whoever has it.
     ///
     /// # Errors
     /// As any operation here.

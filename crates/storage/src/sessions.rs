@@ -63,6 +63,12 @@ const TOUCH: Statement = Statement {
     ),
 };
 
+const USE: Statement = Statement {
+    name: "use_session",
+    sql: "UPDATE sessions SET last_activity_at = GREATEST(last_activity_at, $2)
+          WHERE id = $1 AND status <> 'ended'",
+};
+
 const START: Statement = Statement {
     name: "start_session",
     sql: concat!(
@@ -71,7 +77,8 @@ const START: Statement = Statement {
          ON CONFLICT (slug) DO UPDATE SET
              external_id = excluded.external_id,
              status = 'live',
-             started_at = COALESCE(sessions.started_at, excluded.started_at),
+             started_at = CASE WHEN sessions.status = 'ended' THEN excluded.started_at
+                               ELSE COALESCE(sessions.started_at, excluded.started_at) END,
              last_activity_at = GREATEST(sessions.last_activity_at, excluded.last_activity_at),
              ended_at = NULL
          RETURNING ",
@@ -156,6 +163,14 @@ impl Storage {
         one(self.query_opt(&TOUCH, &[&slug.as_str(), &now.to_jiff()]).await?)
     }
 
+    /// Marks the session as used, as something seen from afar does: one that has ended stays so.
+    ///
+    /// # Errors
+    /// As [`Storage::touch_session`].
+    pub async fn use_session(&self, session: SessionId, now: Timestamp) -> Result<(), StorageError> {
+        self.query(&USE, &[&session.0, &now.to_jiff()]).await.map(drop)
+    }
+
     /// The session of this slug, if there is one.
     ///
     /// # Errors
@@ -164,7 +179,8 @@ impl Storage {
         self.query_opt(&FIND, &[&slug.as_str()]).await?.as_ref().map(session).transpose()
     }
 
-    /// Marks the session as live and remembers the id by which it will be stopped. Repeating it changes nothing.
+    /// Marks the session as live and remembers the id by which it will be stopped. Repeating it changes nothing, and
+    /// one that had ended is started anew.
     ///
     /// # Errors
     /// As [`Storage::touch_session`].

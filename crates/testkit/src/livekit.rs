@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 pub use self::{twirp::TwirpCode, webhooks::Delivery};
 use self::{
-    webhooks::{Post, WAITING_MAX, deliver},
+    webhooks::{Post, WAITING_MAX, deliver, sign},
     world::{Failing, Keys, Life, Order, ParticipantState, RoomState, TrackState, World, new_id},
 };
 use crate::choose_tls;
@@ -95,6 +95,14 @@ impl LiveKitServer {
     /// When another thread has panicked here.
     pub fn webhooks_to(&self, url: impl Into<String>) {
         self.world.post.addresses.lock().expect("addresses").push(url.into());
+    }
+
+    /// The `Authorization` of a webhook with this body, for those that tests send themselves.
+    ///
+    /// # Panics
+    /// When it cannot be signed.
+    pub fn sign_webhook(&self, body: &str) -> String {
+        sign(&self.world.keys, body.as_bytes())
     }
 
     /// How the webhooks after those planned already are delivered. Then all is as it should be.

@@ -270,6 +270,10 @@ fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> 
             Err(_) => edge.tokens.verify(&token).and(Err(AuthError::OtherSession))?,
         },
     };
+    if !principal.may_follow(principal.session()) {
+        let fault = FaultKind::Forbidden;
+        return Err(Refusal { fault, ..Refusal::wrong("this token sends a track and nothing else") });
+    }
     if let Err(TooOften { retry_after }) =
         edge.limits.identity_handshake(principal.session(), principal.identity())
     {

@@ -161,7 +161,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     }
     if settings.legacy_open_routes {
         tracing::warn!(
-            "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription and report usage"
+            "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription, report usage, and hand in captions and sound"
         );
     }
     let storage = Storage::connect(&settings.storage)?;

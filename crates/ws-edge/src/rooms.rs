@@ -29,8 +29,8 @@ use crate::{
 /// Rooms that one edge looks after at once.
 const ROOMS_AT_ONCE: u32 = 16;
 
-/// How long an edge may take for one before another edge may look.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long an edge may take for one before another edge may look, whatever happens in it.
+const LEASE: Duration = Duration::from_secs(30);
 
 /// How often a room is looked at when no webhook asks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -200,7 +200,7 @@ async fn keep(edge: &Edge, rooms: &Rooms, room: &Room) -> Result<Duration, Troub
     let running = ours(rooms, rooms.livekit.egresses(Some(name)).await?);
     if !tracks.is_empty() {
         // A room in which nobody says anything for long is used all the same.
-        edge.storage.touch_session(&room.session, edge.clock.now()).await?;
+        edge.storage.use_session(room.session_id, edge.clock.now()).await?;
     }
     // What is sent already, by track; the whole room has no name.
     let mut sent: HashSet<&str> = HashSet::new();

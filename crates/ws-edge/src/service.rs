@@ -24,7 +24,7 @@ use crate::Edge;
 
 /// Serves calls until the edge drains.
 pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener) {
-    let door = Door { keys: edge.keys.clone(), open: edge.settings.legacy_open_routes };
+    let door = Door { keys: edge.keys.clone() };
     let draining = edge.life.draining().clone();
     let service = rpc::session::SessionsServer::new(Service { edge })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -45,13 +45,12 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener) {
 #[derive(Clone)]
 struct Door {
     keys: ServiceKeys,
-    open: bool,
 }
 
 impl Interceptor for Door {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        if self.open || shown.is_some_and(|shown| self.keys.accepts_header(shown)) {
+        if shown.is_some_and(|shown| self.keys.accepts_header(shown)) {
             return Ok(request);
         }
         Err(Status::unauthenticated("a service key is required: authorization: Bearer SERVICE_KEY"))

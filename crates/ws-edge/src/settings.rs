@@ -15,10 +15,10 @@
 //! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
 //! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
-//! | `LEGACY_OPEN_ROUTES` | false | start, stop and reports of usage need no proof, as in system A; only for migration |
+//! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop, broadcast, reports of usage and `POST /api/user/notifications` need no proof, and egresses no token; only for migration |
 //! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
-//! | `LIVEKIT_WS_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
+//! | `LIVEKIT_WS_URL`, `NEXT_PUBLIC_LIVEKIT_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
 //! | `EGRESS_WEBSOCKET_BASE_URL` | `ws://localhost:PORT/egress/audio` | where LiveKit's egress reaches this edge |
 //! | `EGRESS_SAMPLE_RATE`, `EGRESS_CHANNELS` | 48000, 2 | what egresses send |
@@ -200,6 +200,9 @@ impl EdgeSettings {
             reader.problem("CHAT_PORT", "expected another port than PORT and METRICS_PORT");
         }
         let session_port = reader.or("SESSION_PORT", 50053, "a port number, or 0 for none");
+        if session_port != 0 && [port, admin_port, chat_port].contains(&session_port) {
+            reader.problem("SESSION_PORT", "expected another port than PORT, METRICS_PORT and CHAT_PORT");
+        }
         let livekit = livekit_plan(&mut reader, port);
         let egress_format = egress_format(&mut reader);
         let rtmp_server_secrets = reader.secrets("RTMP_SERVER_SECRET");
@@ -309,14 +312,15 @@ fn livekit_plan(reader: &mut Reader, port: u16) -> Option<LiveKitPlan> {
     let mode = reader.or("EGRESS_MODE", EgressMode::Auto, "tracks, composite or auto");
     let websocket_url = reader.text("EGRESS_WEBSOCKET_BASE_URL");
     let websocket_url = websocket_url.unwrap_or_else(|| format!("ws://localhost:{port}/egress/audio"));
-    let is_ours = ["ws://", "wss://"].iter().any(|scheme| websocket_url.starts_with(scheme))
-        && websocket_url.trim_end_matches('/').ends_with("/egress/audio");
-    if !is_ours {
+    let rest = ["ws://", "wss://"].iter().find_map(|scheme| websocket_url.strip_prefix(scheme));
+    let host = rest.and_then(|rest| rest.trim_end_matches('/').strip_suffix("/egress/audio"));
+    if host.is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(['?', '#', ' '])) {
         reader.problem("EGRESS_WEBSOCKET_BASE_URL", "expected ws://host/egress/audio, or wss://…");
     }
     let host = reader.text("RTMP_HOST").unwrap_or_else(|| "localhost".to_owned());
-    if host.contains(['/', ' ', '@']) {
-        reader.problem("RTMP_HOST", "expected a host name without scheme or path");
+    let has_port = host.contains(':') && !host.ends_with(']');
+    if has_port || host.contains(['/', ' ', '@']) {
+        reader.problem("RTMP_HOST", "expected a host name without scheme, port or path");
     }
     let alone: u16 = reader.or("RTMP_PORT", 1935, "a port number");
     let rtmp_port: u16 = reader.or("RTMP_EXTERNAL_PORT", alone, "a port number");
@@ -375,6 +379,54 @@ fn trusted_proxies(reader: &mut Reader) -> Vec<Network> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
+        let required = [("TRANSCRIPTION_JWT_SECRET", "s"), ("DATABASE_URL", "postgres://u:p@h/d")];
+        let read = EdgeSettings::read(settings::of(required.iter().chain(pairs).copied()));
+        read.err().map(|problems| problems.lines().to_vec()).unwrap_or_default()
+    }
+
+    #[test]
+    fn each_door_has_its_own_port() {
+        let ports = ["PORT", "METRICS_PORT", "CHAT_PORT", "SESSION_PORT"];
+        for (place, later) in ports.iter().enumerate() {
+            for earlier in &ports[..place] {
+                let problems = problems(&[(earlier, "4000"), (later, "4000")]);
+                assert_eq!(problems.len(), 1, "{problems:?}");
+                assert!(problems[0].starts_with(later), "{problems:?}");
+            }
+        }
+        assert!(problems(&[("CHAT_PORT", "0"), ("SESSION_PORT", "0")]).is_empty(), "both are off");
+    }
+
+    #[test]
+    fn where_egresses_reach_us_is_an_address_and_nothing_else() {
+        let of = |name: &str, value: &str| problems(&[(name, value)]);
+        let keys = [("LIVEKIT_WS_URL", "wss://h"), ("LIVEKIT_API_KEY", "k"), ("LIVEKIT_API_SECRET", "s")];
+        for (name, value) in [
+            ("RTMP_HOST", "rtmp://h"),
+            ("RTMP_HOST", "h/live"),
+            ("RTMP_HOST", "h:1935"),
+            ("RTMP_HOST", "u@h"),
+            ("EGRESS_WEBSOCKET_BASE_URL", "https://h/egress/audio"),
+            ("EGRESS_WEBSOCKET_BASE_URL", "wss:///egress/audio"),
+            ("EGRESS_WEBSOCKET_BASE_URL", "wss://h/egress/audio?x=1"),
+            ("EGRESS_WEBSOCKET_BASE_URL", "wss://h/egress"),
+            ("EGRESS_SAMPLE_RATE", "1"),
+            ("EGRESS_CHANNELS", "70000"),
+        ] {
+            let problems = problems(&[&keys[..], &[(name, value)]].concat());
+            assert!(problems.len() == 1 && problems[0].starts_with(name), "{value}: {problems:?}");
+        }
+        for (name, value) in [
+            ("RTMP_HOST", "rtmp.example"),
+            ("RTMP_HOST", "[::1]"),
+            ("EGRESS_WEBSOCKET_BASE_URL", "wss://h:1/under/egress/audio/"),
+            ("EGRESS_SAMPLE_RATE", "44100"),
+        ] {
+            assert!(of(name, value).is_empty(), "{value}");
+        }
+    }
 
     #[test]
     fn everything_that_is_wrong_is_in_one_report() {

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Body;
 use livekit::WebhookError;
 use model::{
-    AppEvent, Caption, FaultKind, Identity, JsonObject, Outside, Partial, Samples, SessionSlug, Speaker,
-    Timestamp, Topic, UserId, UtteranceId,
+    AppEvent, Caption, FaultKind, Identity, InvalidJson, JsonObject, Outside, Partial, Samples, SessionSlug,
+    Speaker, Timestamp, Topic, UserId, UtteranceId,
 };
 use serde_json::{Map, Value};
 use storage::Revision;
@@ -125,9 +125,15 @@ fn parse(bytes: &[u8]) -> Fields {
     }
 }
 
-/// A text that is there and not empty.
+/// A text that is there and says anything. U+0000 says nothing: Postgres cannot keep it.
 fn text<'a>(body: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
-    body.get(field).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
+    let says = |text: &str| text.chars().any(|letter| letter != '\0' && !letter.is_whitespace());
+    body.get(field).and_then(Value::as_str).map(str::trim).filter(|text| says(text))
+}
+
+/// When it was said, as a back end has it. A moment before 1970 is none that anybody meant.
+fn said_at(body: &Map<String, Value>) -> Option<Timestamp> {
+    body.get("ts").and_then(Value::as_i64).filter(|ms| *ms >= 0).map(Timestamp)
 }
 
 /// Whether the caller may do this, or how it is told that it may not.
@@ -180,6 +186,8 @@ fn start(edge: &Edge, headers: &HeaderMap, body: Fields) -> Result<Answer, Refus
     let (Some(external_id), Some(slug)) = (text(&body, "sessionId"), text(&body, "sessionSlug")) else {
         return Err(failed(StatusCode::BAD_REQUEST, "Missing sessionId or sessionSlug").into());
     };
+    let external_id = rpc::session::session_id(external_id)
+        .map_err(|problem| failed(StatusCode::BAD_REQUEST, problem.message()))?;
     let session: SessionSlug =
         slug.parse().map_err(|problem| failed(StatusCode::BAD_REQUEST, &format!("{problem}")))?;
     authorised(edge, headers, &body, |principal| principal.may_speak(&session))
@@ -245,11 +253,8 @@ async fn broadcast(edge: &Edge, headers: &HeaderMap, body: Fields) -> Result<Ans
     }
     let utterance: UtteranceId = utterance.parse().map_err(|problem| wrong(&problem))?;
     let user = text(&body, "userId").map(str::parse::<UserId>).transpose();
-    let outside = Outside {
-        user: user.map_err(|problem| wrong(&problem))?,
-        said_at: body.get("ts").and_then(Value::as_i64).map(Timestamp),
-        message: None,
-    };
+    let outside =
+        Outside { user: user.map_err(|problem| wrong(&problem))?, said_at: said_at(&body), message: None };
     let given = Given {
         session: session.clone(),
         utterance,
@@ -288,8 +293,13 @@ async fn transcripts(edge: &Edge, headers: &HeaderMap, body: Fields) -> Result<A
     let slug = slug.ok_or_else(|| error(StatusCode::BAD_REQUEST, "Missing sessionSlug"))?;
     let session: SessionSlug = slug.parse().map_err(|problem| wrong(&problem))?;
     body.remove("sessionSlug");
-    let message = JsonObject::from_value(&Value::Object(body.clone()), MESSAGE_BYTES_MAX)
-        .map_err(|problem| wrong(&problem))?;
+    let message =
+        JsonObject::from_value(&Value::Object(body.clone()), MESSAGE_BYTES_MAX).map_err(|problem| {
+            match problem {
+                InvalidJson::TooLong(_) => error(StatusCode::PAYLOAD_TOO_LARGE, &problem.to_string()),
+                _ => wrong(&problem),
+            }
+        })?;
     match finished(&body, &session, &message)? {
         Some(given) => given.keep(edge).await?,
         None => {
@@ -313,7 +323,7 @@ fn finished(
         return Ok(None);
     };
     let user = text(body, "userId").and_then(|user| user.parse().ok());
-    let said_at = body.get("ts").and_then(Value::as_i64).map(Timestamp);
+    let said_at = said_at(body);
     Ok(Some(Given {
         session: session.clone(),
         utterance: utterance.parse().map_err(|problem| wrong(&problem))?,
@@ -358,9 +368,10 @@ impl Given {
         match edge.storage.revise(&revision).await {
             Ok(Some(_)) => edge.announce.ring(),
             Ok(None) => edge.tally.duplicate(),
-            Err(error) => {
-                tracing::warn!(%error, "store a caption from outside");
-                return Err(away(DATABASE_AWAY).into());
+            Err(problem) => {
+                tracing::warn!(error = %problem, "store a caption from outside");
+                let failed = || error(StatusCode::INTERNAL_SERVER_ERROR, "The caption could not be stored");
+                return Err(if problem.is_retryable() { away(DATABASE_AWAY) } else { failed() }.into());
             }
         }
         Ok(())

@@ -41,14 +41,26 @@ fn everything_that_is_malformed_is_named_and_not_repeated() {
         ("TRUSTED_PROXIES", "hunter2/99"),
         ("PING_INTERVAL_MS", "hunter2"),
         ("LEGACY_OPEN_ROUTES", "hunter2"),
+        ("SESSION_PORT", "hunter2"),
+        ("LIVEKIT_WS_URL", "https://hunter2"),
+        ("EGRESS_MODE", "hunter2"),
+        ("EGRESS_WEBSOCKET_BASE_URL", "wss://hunter2/elsewhere"),
+        ("EGRESS_SAMPLE_RATE", "hunter2"),
+        ("EGRESS_CHANNELS", "hunter2"),
+        ("RTMP_HOST", "rtmp://hunter2"),
+        ("RTMP_EXTERNAL_PORT", "hunter2"),
+        ("RTMP_PORT", "hunter2"),
+        ("WS_TEST_MODE", "hunter2"),
+        ("WS_ENABLE_TEST_BROADCAST", "hunter2"),
     ];
     let output = run(&[&wrong[..], &[("PORT", port.as_str())]].concat());
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     let lines = reported(&output);
-    for (name, _) in wrong.iter().chain(&[("TRANSCRIPTION_JWT_SECRET", "")]) {
+    let missing = [("TRANSCRIPTION_JWT_SECRET", ""), ("LIVEKIT_API_KEY", ""), ("LIVEKIT_API_SECRET", "")];
+    for (name, _) in wrong.iter().chain(&missing) {
         assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {lines:?}");
     }
-    assert_eq!(lines.len(), wrong.len() + 1, "{lines:?}");
+    assert_eq!(lines.len(), wrong.len() + missing.len(), "{lines:?}");
     assert!(!lines.concat().contains("hunter2"), "values may be secrets: {lines:?}");
     assert!(output.stdout.is_empty(), "it listens nowhere: {output:?}");
 }

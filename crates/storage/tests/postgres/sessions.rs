@@ -45,6 +45,28 @@ async fn a_session_comes_into_being_once_and_is_opened_again() {
 }
 
 #[tokio::test]
+async fn what_is_over_ends_no_session_that_was_started_anew() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let demo = slug("demo");
+    let start = async |now| storage.start_session(&demo, "clx123", now).await.unwrap();
+    start(minutes(1)).await;
+    start(minutes(5)).await;
+    assert_eq!(storage.end_session(&demo, minutes(0), minutes(6)).await.unwrap(), None, "it began later");
+    let ended = storage.end_session(&demo, minutes(1), minutes(6)).await.unwrap().unwrap();
+    assert_eq!(ended.status, SessionStatus::Ended, "being started again is no beginning");
+    // What is only seen from afar does not open it.
+    storage.use_session(ended.id, minutes(7)).await.unwrap();
+    assert_eq!(storage.session(&demo).await.unwrap(), Some(ended));
+    let anew = start(minutes(8)).await;
+    assert_eq!(storage.end_session(&demo, minutes(7), minutes(9)).await.unwrap(), None);
+    storage.use_session(anew.id, minutes(9)).await.unwrap();
+    let used = storage.session(&demo).await.unwrap().unwrap();
+    assert_eq!((used.status, used.last_activity_at), (SessionStatus::Live, minutes(9)));
+    assert!(storage.end_session(&demo, minutes(8), minutes(9)).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn idle_sessions_end_and_used_ones_do_not() {
     let database = Database::scratch().await;
     let storage = database.storage();

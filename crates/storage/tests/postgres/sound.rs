@@ -178,8 +178,11 @@ async fn a_room_is_looked_after_by_one_at_a_time() {
     // Woken while it is looked after, it is looked after again at once.
     assert_eq!(claim(10).await.len(), 1);
     storage.wake_room(&slug("demo"), at(11)).await.unwrap();
+    assert_eq!(claim(12).await, [], "not while somebody has it");
     storage.settle_room(room.session_id, at(40), at(20)).await.unwrap();
     assert_eq!(claim(12).await.len(), 1);
+    assert_eq!(claim(41).await, [], "for as long as it was lent");
+    assert_eq!(claim(42).await.len(), 1);
     for tried in [12, 13, 100] {
         storage
             .note_egress_attempt(

@@ -79,19 +79,20 @@ pub(super) async fn deliver(mut news: mpsc::Receiver<WebhookEvent>, post: Arc<Po
     }
 }
 
+/// The token that a body is sent with.
+pub(super) fn sign(keys: &Keys, body: &[u8]) -> String {
+    let hash = Base64::encode_string(&Sha256::digest(body));
+    let token = AccessToken::with_api_key(&keys.key, &keys.secret).with_ttl(TOKEN_LIFETIME);
+    token.with_sha256(&hash).to_jwt().expect("a token")
+}
+
 async fn send(client: &reqwest::Client, addresses: &[String], keys: &Keys, body: &[u8]) {
     for address in addresses {
         for tried in 0..TRIES_MAX {
-            let hash = Base64::encode_string(&Sha256::digest(body));
-            let token = AccessToken::with_api_key(&keys.key, &keys.secret)
-                .with_ttl(TOKEN_LIFETIME)
-                .with_sha256(&hash)
-                .to_jwt()
-                .expect("a token");
             let request = client
                 .post(address)
                 .header("content-type", "application/webhook+json")
-                .header("authorization", token)
+                .header("authorization", sign(keys, body))
                 .body(body.to_vec());
             match request.send().await.map(|answer| answer.status()) {
                 // What is refused is refused.

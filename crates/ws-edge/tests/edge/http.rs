@@ -8,18 +8,18 @@ use testkit::{eventually, tokens};
 
 use crate::stage::{SERVICE_KEY, Setup, Stage};
 
-async fn json_of(response: Response) -> (u16, Value) {
+pub async fn json_of(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!(response.headers()["access-control-allow-origin"], "*");
     (status, response.json().await.unwrap())
 }
 
-async fn get(stage: &Stage, path: &str) -> (u16, Value) {
+pub async fn get(stage: &Stage, path: &str) -> (u16, Value) {
     json_of(reqwest::get(stage.http(path)).await.unwrap()).await
 }
 
-async fn post(stage: &Stage, path: &str, key: Option<&str>, body: impl ToString) -> (u16, Value) {
+pub async fn post(stage: &Stage, path: &str, key: Option<&str>, body: impl ToString) -> (u16, Value) {
     let mut request = Client::new().post(stage.http(path)).body(body.to_string());
     if let Some(key) = key {
         request = request.bearer_auth(key);

@@ -14,10 +14,16 @@ mod worker;
 
 mod bad_input;
 mod drain;
+mod egress;
 mod follow;
 mod http;
 mod kept;
+mod outside;
+mod refusals;
+mod rehearsal;
 mod resume;
+mod rooms;
+mod service;
 mod speak;
 mod tabs;
 mod upgrade;

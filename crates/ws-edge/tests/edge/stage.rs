@@ -3,18 +3,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use event_bus::{BusSettings, Event, EventBus};
+use futures_util::TryStreamExt as _;
 use lifecycle::Lifecycle;
 use model::{
     Caption, Clock, Final, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, Topic,
     UtteranceId,
 };
+use serde_json::json;
 use settings::Secret;
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
-use testkit::{Database, redis_settings, tokens};
+use testkit::{Database, eventually, redis_settings, tokens};
 use uuid::Uuid;
 use ws_edge::{EdgeSettings, Running};
 
-use crate::{client::Client, worker::Worker};
+use crate::{client::Client, http::post, worker::Worker};
 
 /// Signs tokens of users.
 pub const USER_SECRET: &str = "a secret for the users of the tests";
@@ -31,7 +33,7 @@ pub struct Stage {
     pub bus: EventBus,
     /// Of the names on Redis.
     pub prefix: String,
-    settings: EdgeSettings,
+    pairs: BTreeMap<String, String>,
     pub database: Database,
 }
 
@@ -82,7 +84,7 @@ impl Setup {
         let worker_life = Lifecycle::default();
         let (worker, address) = Worker::start(&worker_life, self.database.storage()).await;
         let setup = self.set("TRANSCRIPTION_WORKERS", &format!("http://{address}"));
-        let settings = EdgeSettings::read(settings::of(setup.pairs)).unwrap();
+        let settings = EdgeSettings::read(settings::of(setup.pairs.clone())).unwrap();
         // What the edge logs is shown when a test fails, and so should be what the test says: the service's own
         // hook keeps that out of logs.
         let hook = std::panic::take_hook();
@@ -98,7 +100,7 @@ impl Setup {
             storage: setup.database.storage(),
             bus: EventBus::connect(&setup.bus).unwrap(),
             prefix: setup.bus.prefix,
-            settings,
+            pairs: setup.pairs,
             database: setup.database,
         }
     }
@@ -111,9 +113,35 @@ impl Stage {
 
     /// Another edge beside this one.
     pub async fn another(&self) -> (Lifecycle, Running) {
+        self.another_with(&[]).await
+    }
+
+    /// Another edge whose settings differ in these.
+    pub async fn another_with(&self, changed: &[(&str, &str)]) -> (Lifecycle, Running) {
+        let changed = changed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let pairs: BTreeMap<_, _> = self.pairs.clone().into_iter().chain(changed).collect();
         let life = Lifecycle::default();
-        let running = ws_edge::start(&self.settings, &life, Clock::system()).await.unwrap();
+        let settings = EdgeSettings::read(settings::of(pairs)).unwrap();
+        let running = ws_edge::start(&settings, &life, Clock::system()).await.unwrap();
         (life, running)
+    }
+
+    /// Every caption that is stored, as the application would read them: utterance, text and revision.
+    pub async fn transcript(&self) -> Vec<(String, String, u32)> {
+        let finals: Vec<Final> = self.storage.transcript(&self.session).try_collect().await.unwrap();
+        let row = |segment: Final| (segment.utterance.to_string(), segment.text, segment.revision);
+        finals.into_iter().map(row).collect()
+    }
+
+    /// Whatever was noted before is done: the notes of an edge are written in their order.
+    pub async fn noted(&self) {
+        let (session, id) = (format!("sentinel-{}", Uuid::new_v4().simple()), Uuid::new_v4().to_string());
+        let body = json!({"sessionId": id, "sessionSlug": session});
+        assert_eq!(post(self, "/api/transcription/start", Some(SERVICE_KEY), body).await.0, 200);
+        eventually("the notes are written", async || {
+            self.storage.session(&session.parse().unwrap()).await.unwrap().is_some()
+        })
+        .await;
     }
 
     /// Connects a participant to another edge.
