@@ -77,6 +77,11 @@ pub(crate) fn route(method: &Method, path: &str) -> Option<Route> {
     }
 }
 
+/// Whether captions are handed in there.
+pub(crate) fn is_caption(path: &str) -> bool {
+    path == BROADCAST_PATH || path == TRANSCRIPTS_PATH
+}
+
 /// Answers a request for one of these routes.
 pub(crate) async fn answer<B>(edge: &Edge, route: Route, headers: &HeaderMap, body: B) -> Answer
 where
