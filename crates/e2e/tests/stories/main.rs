@@ -22,3 +22,4 @@ mod rtmp;
 mod secrets;
 mod silence;
 mod speaking;
+mod system_a;
