@@ -102,7 +102,8 @@ const aboutIt = async () => {
   assert.deepEqual([healthy, health.status, Number.isInteger(health.queueLength)], [200, "ok", true]);
 
   const [, metrics, pretty] = await json("GET", "/metrics");
-  assert.equal(pretty, JSON.stringify(metrics, null, 2), "pretty, by two spaces");
+  // But for how others than Node write a whole number that need not be one.
+  assert.equal(pretty.replace(/\.0(?=,?\n)/g, ""), JSON.stringify(metrics, null, 2), "pretty, by two spaces");
   const counts = ["activeConnections", "activeGladiaBridges", "totalMessagesReceived", "totalMessagesSent", "totalErrors"];
   for (const field of [...counts, "uptime"]) assert.ok(Number.isInteger(metrics[field]), field);
   for (const field of ["queueLength", "totalQueued", "totalFlushed", "totalErrors"])

@@ -1,10 +1,11 @@
-// The load test of system A. node load.js '{"base":"http://…","secret":"…","sockets":30,"seconds":5}'
+// The load test of system A. node load.js '{"base":"http://…","secret":"…","sockets":30,"seconds":5,"streams"?:6}'
 // Each socket sends 3200 bytes, a tenth of a second, every 100 ms; one more is the old browser worklet, which sends each
-// render quantum by itself: 256 bytes, 125 times a second. Then one user opens a stream too many. Prints one JSON line.
+// render quantum by itself: 256 bytes, 125 times a second. With `streams` there is one user instead, who opens so many, each
+// in a session of its own. Prints one JSON line.
 const WebSocket = require("ws");
 const { ask, print, token, websocket } = require("./peer.js");
 
-const { base, secret, sockets, seconds } = JSON.parse(process.argv[2]);
+const { base, secret, sockets, seconds, streams } = JSON.parse(process.argv[2]);
 
 /// A session has places for ten streams of users.
 const SOCKETS_OF_SESSION = 8;
@@ -22,7 +23,10 @@ const open = (session, user) => {
     if (said.type === "stt_status" && said.status === "ready") seen.isReady?.();
   });
   // `ws` answers by itself.
-  socket.on("ping", () => (seen.pings += 1));
+  socket.on("ping", () => {
+    seen.pings += 1;
+    seen.isAsked?.();
+  });
   socket.on("error", (error) => seen.problems.push({ message: error.message }));
   const closed = new Promise((resolve) =>
     socket.on("close", (code, reason) => {
@@ -55,39 +59,28 @@ const speak = ({ socket, seen }, bytes, everyMs, forMs) =>
 
 const metrics = async () => JSON.parse((await ask(`${base}/metrics`)).text);
 
-(async () => {
+const load = async () => {
   const before = await metrics();
   const all = Array.from({ length: sockets + 1 }, (_, at) => open(Math.floor(at / SOCKETS_OF_SESSION), `user-${at}`));
   await Promise.all(all.map(({ opened }) => opened));
-  const open_ = (await metrics()).activeConnections;
+  const connections = (await metrics()).activeConnections;
   const worklet = all.at(-1);
   const speaking = all.slice(0, -1).map((socket) => speak(socket, 3_200, 100, seconds * 1_000));
   await Promise.all([...speaking, speak(worklet, 256, 8, seconds * 1_000)]);
+  // Whoever speaks is not asked whether it is there. Now nobody does, so everybody is asked, and answers.
+  const asked = ({ seen, closed }) => Promise.race([closed, new Promise((resolve) => (seen.isAsked = resolve))]);
+  await Promise.all(all.map(asked));
+  await Promise.all(all.map(asked));
   // Those that were closed until here were not closed by us.
   const lost = all.filter(({ seen }) => seen.close !== null).map(({ seen }) => seen.close);
   const during = await metrics();
   for (const { socket } of all) socket.close(1000);
   await Promise.all(all.map(({ closed }) => closed));
-
-  const greedy = [];
-  for (let at = 0; at < 6; at += 1) {
-    const one = open(`greedy-${at}`, "greedy");
-    greedy.push(one);
-    await one.opened;
-    const ready = new Promise((resolve) => (one.seen.isReady = resolve));
-    one.socket.send(Buffer.alloc(3_200));
-    await Promise.race([ready, one.closed]);
-  }
-  const refused = greedy.filter(({ seen }) => seen.close !== null);
-  const told = refused.map(({ seen }) => ({ close: seen.close, problems: seen.problems }));
-  for (const { socket } of greedy) socket.close(1000);
-  await Promise.all(greedy.map(({ closed }) => closed));
   let after = await metrics();
   while (after.queue.queueLength > 0) after = await metrics();
-
-  const seen = all.map(({ seen }) => seen);
+  const seen = all.map((one) => one.seen);
   print({
-    open: open_,
+    connections,
     sent: seen.reduce((sum, one) => sum + one.sent, 0),
     worklet: worklet.seen.sent,
     greeted: seen.filter((one) => one.types.connected === 1).length,
@@ -95,13 +88,32 @@ const metrics = async () => JSON.parse((await ask(`${base}/metrics`)).text);
     lost,
     problems: seen.flatMap((one) => one.problems),
     codes: [...new Set(seen.map((one) => one.close.code))],
-    refused: told,
     before: { ...before.queue, counters: before.counters },
     during: { ...during.queue, counters: during.counters, latency: during.latency },
     after: { ...after.queue, counters: after.counters },
   });
-  process.exit(0);
-})().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+};
+
+const greed = async () => {
+  const all = [];
+  for (let at = 0; at < streams; at += 1) {
+    const one = open(at, `greedy-${run}`);
+    all.push(one);
+    await one.opened;
+    const ready = new Promise((resolve) => (one.seen.isReady = resolve));
+    one.socket.send(Buffer.alloc(3_200));
+    await Promise.race([ready, one.closed]);
+  }
+  const refused = all.filter(({ seen }) => seen.close !== null);
+  for (const { socket } of all) socket.close(1000);
+  await Promise.all(all.map(({ closed }) => closed));
+  const told = ({ seen }) => ({ number: all.findIndex((one) => one.seen === seen) + 1, close: seen.close, problems: seen.problems });
+  print({ codes: all.map(({ seen }) => seen.close.code), refused: refused.map(told) });
+};
+
+(streams === undefined ? load() : greed())
+  .then(() => process.exit(0))
+  .catch((error) => {
+    console.error(error);
+    process.exit(1);
+  });

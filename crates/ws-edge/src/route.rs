@@ -83,11 +83,11 @@ where
 
 fn index(edge: &Edge) -> Answer {
     #[derive(Serialize)]
-    struct Index<'a> {
+    struct Index {
         service: &'static str,
         status: &'static str,
         version: &'static str,
-        mode: &'a str,
+        mode: &'static str,
         endpoints: Endpoints,
         timestamp: String,
     }
@@ -104,7 +104,7 @@ fn index(edge: &Edge) -> Answer {
         service: "Sessions WebSocket Transcription Server",
         status: "running",
         version: "1.0.0",
-        mode: edge.settings.server_mode.as_deref().unwrap_or("both"),
+        mode: "both",
         endpoints: Endpoints {
             health: "/health",
             metrics: "/metrics",

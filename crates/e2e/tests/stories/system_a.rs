@@ -22,7 +22,7 @@ async fn endpoints(stack: &Stack, more: Value) {
         }
         let told = Script::start("endpoints.js", &argument).end().await;
         let [result] = told.as_slice() else { panic!("one line: {told:?}") };
-        assert!(result["checks"].as_u64().unwrap() > 80, "{result}");
+        assert!(result["checks"].as_u64().unwrap() > 75, "{result}");
     }
 }
 
@@ -228,48 +228,64 @@ const SOCKETS: u64 = 30;
 /// How long they send, in seconds.
 const SECONDS: u64 = 5;
 
-#[tokio::test]
-async fn its_load_test_loses_nothing() {
-    let settings = vec![("LEGACY_OPEN_ROUTES", "true"), ("PING_INTERVAL_MS", "1000")];
+/// Runs the load test at one of the doors. Its worker has engines for all who speak at once: one that has not would send
+/// some of them away as busy.
+async fn load(door: impl FnOnce(&Stack) -> u16) {
+    let settings = vec![("ENGINE_THREADS", "8"), ("PING_INTERVAL_MS", "1000")];
     let stack = Stack::with(Plan { settings, alone: true, ..Plan::default() }).await;
+    let argument =
+        json!({"base": base(door(&stack)), "secret": JWT_SECRET, "sockets": SOCKETS, "seconds": SECONDS});
+    let told = Script::start("load.js", &argument).end().await;
+    let [result] = told.as_slice() else { panic!("one line: {told:?}") };
+    let no_problem = json!([]);
+    assert_eq!(
+        (&result["lost"], &result["problems"]),
+        (&no_problem, &no_problem),
+        "nobody is sent away or warned"
+    );
+    for figure in ["connections", "greeted", "pinged"] {
+        assert_eq!(result[figure], SOCKETS + 1, "{figure}: {result:#}");
+    }
+    assert_eq!(result["codes"], json!([1000]));
+    assert_eq!(result["worklet"], 125 * SECONDS, "none of the worklet's small frames is refused");
+    let sent = (10 * SOCKETS + 125) * SECONDS;
+    assert_eq!(result["sent"], sent);
+    let count = |when: &str, name: &str| result[when]["counters"][name].as_u64().unwrap();
+    for name in ["ws.queue_drops_total", "ws.heartbeat_timeouts_total", "ws.broadcast_errors_total"] {
+        assert_eq!(count("after", name), 0, "{name}: {result:#}");
+    }
+    assert_eq!(count("after", "audio.chunks_sent") - count("before", "audio.chunks_sent"), sent);
+    for figure in ["queueLength", "totalQueued", "totalFlushed"] {
+        assert!(result["before"][figure].is_u64() && result["during"][figure].is_u64(), "{figure}");
+    }
+    let after = &result["after"];
+    assert_eq!((&after["queueLength"], &after["totalErrors"]), (&json!(0), &json!(0)));
+    assert_eq!(after["totalQueued"], after["totalFlushed"], "all that was queued is written");
+    assert!(after["totalQueued"].as_u64() > Some(SOCKETS), "everybody was noted");
+    eprintln!("{:#}", result["during"]["latency"]);
+}
+
+#[tokio::test]
+async fn its_load_test_loses_nothing_through_nginx() {
+    load(|stack| stack.doors()[0]).await;
+}
+
+#[tokio::test]
+async fn its_load_test_loses_nothing_at_the_edge() {
+    load(|stack| stack.doors()[1]).await;
+}
+
+#[tokio::test]
+async fn a_sixth_stream_of_one_user_is_refused_clearly() {
+    let stack = Stack::set(&[("ENGINE_THREADS", "3")]).await;
     for port in stack.doors() {
-        let argument =
-            json!({"base": base(port), "secret": JWT_SECRET, "sockets": SOCKETS, "seconds": SECONDS});
+        let argument = json!({"base": base(port), "secret": JWT_SECRET, "streams": 6});
         let told = Script::start("load.js", &argument).end().await;
         let [result] = told.as_slice() else { panic!("one line: {told:?}") };
-        let all = SOCKETS + 1;
-        assert_eq!(
-            (&result["open"], &result["greeted"], &result["pinged"]),
-            (&json!(all), &json!(all), &json!(all))
-        );
-        assert_eq!(
-            (&result["lost"], &result["problems"]),
-            (&json!([]), &json!([])),
-            "nobody is sent away or warned"
-        );
-        assert_eq!(result["codes"], json!([1000]));
-        assert_eq!(result["worklet"], 125 * SECONDS, "none of the worklet's small frames is refused");
-        let sent = result["sent"].as_u64().unwrap();
-        assert_eq!(sent, (10 * SOCKETS + 125) * SECONDS);
-        let count = |when: &str, name: &str| result[when]["counters"][name].as_u64().unwrap();
-        for name in ["ws.queue_drops_total", "ws.heartbeat_timeouts_total", "ws.broadcast_errors_total"] {
-            assert_eq!(count("after", name), 0, "{name}: {result:#}");
-        }
-        // The refused and their five fellows have said one message each.
-        assert_eq!(count("after", "audio.chunks_sent") - count("before", "audio.chunks_sent"), sent + 6);
-        for figure in ["queueLength", "totalQueued", "totalFlushed"] {
-            assert!(result["before"][figure].is_u64() && result["during"][figure].is_u64(), "{figure}");
-        }
-        assert_eq!(
-            (&result["after"]["queueLength"], &result["after"]["totalErrors"]),
-            (&json!(0), &json!(0))
-        );
-        assert_eq!(result["after"]["totalQueued"], result["after"]["totalFlushed"]);
+        assert_eq!(result["codes"], json!([1000, 1000, 1000, 1000, 1000, 1008]), "{result:#}");
         let [refused] = result["refused"].as_array().unwrap().as_slice() else { panic!("one: {result:#}") };
-        assert_eq!(
-            (&refused["close"]["code"], &refused["problems"][0]["code"]),
-            (&json!(1008), &json!("limit_reached"))
-        );
-        eprintln!("{:#}", result["during"]["latency"]);
+        let [problem] = refused["problems"].as_array().unwrap().as_slice() else { panic!("one: {result:#}") };
+        assert_eq!((&refused["number"], &problem["code"]), (&json!(6), &json!("limit_reached")));
+        assert!(!problem["message"].as_str().unwrap().is_empty());
     }
 }
