@@ -180,6 +180,41 @@ async fn its_web_client_shows_what_is_said_in_a_room() {
 }
 
 #[tokio::test]
+async fn its_panel_shows_test_transcripts_and_both_spellings_are_read() {
+    let settings =
+        [("LEGACY_OPEN_ROUTES", "true"), ("WS_TEST_MODE", "true"), ("RTMP_SERVER_SECRET", RTMP_SECRET)];
+    let stack = Stack::set(&settings).await;
+    let room = stack.room();
+    let mut page = page(&room, stack.doors()[0], "bob");
+    page.until("the greeting", shows("connected")).await;
+    let post = async |path: &str, body: Value| {
+        let request = reqwest::Client::new().post(stack.http(path)).bearer_auth(RTMP_SECRET);
+        request.body(body.to_string()).send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let start = json!({"sessionId": "x", "sessionSlug": room.slug});
+    assert_eq!(post("/api/transcription/start", start).await, json!({"ok": true, "mode": "test"}));
+    // The older shape, of system A's way by tracks.
+    let older = json!({
+        "sessionSlug": room.slug, "type": "transcription", "text": "Older", "is_final": true, "utterance_id": "o-1",
+        "speakerId": "room", "speakerName": "Meeting",
+    });
+    assert_eq!(post("/api/transcripts", older).await, json!({"ok": true, "status": "ok"}));
+    let bubble = page.until("the older caption", shows("bubble")).await;
+    let expected = json!("room|o-1");
+    assert_eq!(
+        (&bubble["key"], &bubble["text"], &bubble["isFinal"]),
+        (&expected, &json!("Older"), &json!(true))
+    );
+    let test = page.until("a test transcript", shows("panel")).await;
+    assert_eq!((&test["isFinal"], &test["auto"]), (&json!(true), &json!(false)));
+    let said = test["said"].as_object().unwrap();
+    let id = said["utteranceId"].as_str().unwrap().strip_prefix("test-").unwrap();
+    assert!(id.parse::<u64>().is_ok() && said["ts"].is_u64() && said["userId"].is_string(), "{said:?}");
+    page.order(&json!({"leave": true})).await;
+    page.end().await;
+}
+
+#[tokio::test]
 async fn its_web_client_comes_back_and_gives_up_as_it_should() {
     let mut stack = Stack::set(&[("LEGACY_OPEN_ROUTES", "true")]).await;
     let [front, edge] = stack.doors();
@@ -231,7 +266,7 @@ const SECONDS: u64 = 5;
 /// Runs the load test at one of the doors. Its worker has engines for all who speak at once: one that has not would send
 /// some of them away as busy.
 async fn load(door: impl FnOnce(&Stack) -> u16) {
-    let settings = vec![("ENGINE_THREADS", "8"), ("PING_INTERVAL_MS", "1000")];
+    let settings = vec![("ENGINE_THREADS", "8"), ("PING_INTERVAL_MS", "2000")];
     let stack = Stack::with(Plan { settings, alone: true, ..Plan::default() }).await;
     let argument =
         json!({"base": base(door(&stack)), "secret": JWT_SECRET, "sockets": SOCKETS, "seconds": SECONDS});
