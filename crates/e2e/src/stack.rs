@@ -170,6 +170,11 @@ impl Stack {
         User::new(self.nginx.http_port)
     }
 
+    /// Where the front doors are: through nginx, and the edge without it.
+    pub fn doors(&self) -> [u16; 2] {
+        [self.nginx.http_port, self.ports.edge]
+    }
+
     /// The URL of a path, through nginx.
     pub fn http(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.nginx.http_port)

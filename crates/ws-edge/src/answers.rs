@@ -65,9 +65,31 @@ pub(crate) fn is_allowed(listed: &[String], origin: Option<&HeaderValue>) -> boo
         || listed.iter().any(|allowed| origin.trim_end_matches('/').eq_ignore_ascii_case(allowed))
 }
 
+/// What pages may ask with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowed {
+    methods: &'static str,
+    headers: &'static str,
+}
+
+/// As system A says it, to the letter.
+pub(crate) const OF_SYSTEM_A: Allowed =
+    Allowed { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
+
+/// What the routes of notifications take besides.
+pub(crate) const OF_SYSTEM_C: Allowed = Allowed {
+    methods: "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+    headers: "Content-Type, Authorization, X-Requested-With",
+};
+
 /// Says which pages may read the answer. With origins listed, the one that asks is named and may send credentials;
 /// without, any may read and none may send credentials.
-pub(crate) fn allow_origin(headers: &mut HeaderMap, listed: &[String], origin: Option<&HeaderValue>) {
+pub(crate) fn allow_origin(
+    headers: &mut HeaderMap,
+    listed: &[String],
+    origin: Option<&HeaderValue>,
+    allowed: Allowed,
+) {
     if listed.is_empty() {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     } else {
@@ -77,14 +99,8 @@ pub(crate) fn allow_origin(headers: &mut HeaderMap, listed: &[String], origin: O
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS"),
-    );
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Content-Type, Authorization, X-Requested-With"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed.methods));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed.headers));
 }
 
 #[cfg(test)]
@@ -95,7 +111,7 @@ mod tests {
         let listed: Vec<String> = listed.iter().map(|origin| (*origin).to_owned()).collect();
         let mut headers = HeaderMap::new();
         let origin = origin.map(HeaderValue::from_static);
-        allow_origin(&mut headers, &listed, origin.as_ref());
+        allow_origin(&mut headers, &listed, origin.as_ref(), OF_SYSTEM_A);
         let named = headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         let credentials = headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
         (named.map(|value| value.to_str().unwrap().to_owned()), credentials)

@@ -452,7 +452,10 @@ impl Connection {
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.socket.send(texts).await {
             Ok(()) => GO_ON,
-            Err(unsent) => Flow::Break(unsent.into()),
+            Err(unsent) => {
+                self.edge.tally.undelivered();
+                Flow::Break(unsent.into())
+            }
         }
     }
 

@@ -20,7 +20,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Edge, metrics,
+    Edge,
+    arrivals::Arrivals,
+    metrics,
     source::{Command, REPORTS_WAITING_MAX, Report},
 };
 
@@ -34,8 +36,11 @@ pub(crate) type Sitting = u32;
 /// That of the socket which opened the stream here.
 const FIRST: Sitting = 1;
 
-/// A command and the sitting that it comes from.
-pub(crate) type Commanded = (Sitting, Command);
+/// Streams that have ended and whose last captions may still come; when their sound came is known so long.
+const ENDED_MAX: usize = 64;
+
+/// A command, the sitting that it comes from, and when it was given.
+pub(crate) type Commanded = (Sitting, Command, Instant);
 
 /// What a source and those who hold it share.
 pub(crate) struct Desk {
@@ -51,6 +56,7 @@ pub(crate) struct Desk {
     opened: watch::Sender<bool>,
     acknowledged: AtomicU64,
     received: AtomicU64,
+    arrivals: Mutex<Arrivals>,
 }
 
 #[derive(Clone, Copy)]
@@ -112,6 +118,10 @@ impl Desk {
         self.session == *session && self.identity == *identity
     }
 
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reporter(&self) -> MutexGuard<'_, Option<mpsc::Sender<Report>>> {
         self.reporter.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,9 +171,10 @@ impl Desk {
         self.acknowledged.fetch_max(position.0, Ordering::Relaxed);
     }
 
-    /// Audio up to there has come.
-    pub(crate) fn set_received(&self, position: Samples) {
+    /// Audio up to there has come by then.
+    pub(crate) fn set_received(&self, position: Samples, at: Instant) {
         self.received.store(position.0, Ordering::Relaxed);
+        self.arrivals().note(position, at);
     }
 
     /// A worker has taken the stream; what it has stored was said before.
@@ -190,12 +201,12 @@ impl Desk {
                 Held::Free(since) => {
                     if finalized != sitting {
                         finalized = sitting;
-                        let _ = self.commands.send((sitting, Command::Finalize)).await;
+                        let _ = self.commands.send((sitting, Command::Finalize, Instant::now())).await;
                     }
                     Some(since + edge.settings.rejoin)
                 }
                 Held::Dismissed => {
-                    let _ = self.commands.send((sitting, Command::Stop)).await;
+                    let _ = self.commands.send((sitting, Command::Stop, Instant::now())).await;
                     return std::future::pending().await;
                 }
             };
@@ -223,6 +234,8 @@ struct Room {
     all: HashMap<StreamId, Arc<Desk>>,
     /// Those that nobody holds; who has waited longest is first.
     free: VecDeque<Arc<Desk>>,
+    /// Those of the streams that ended last.
+    ended: VecDeque<Arc<Desk>>,
 }
 
 impl Room {
@@ -262,6 +275,7 @@ impl Desks {
             opened: watch::Sender::new(false),
             acknowledged: AtomicU64::new(first.0),
             received: AtomicU64::new(first.0),
+            arrivals: Mutex::new(Arrivals::from(first)),
         });
         let mut room = self.room();
         room.occupy(&desk);
@@ -350,7 +364,19 @@ impl Desks {
         if room.has(desk) {
             drop(room.all.remove(&desk.stream));
             room.occupy(desk);
+            room.ended.push_back(desk.clone());
+            if room.ended.len() > ENDED_MAX {
+                room.ended.pop_front();
+            }
         }
+    }
+
+    /// When all sound of a stream before `end` had come to this edge, if it did.
+    pub(crate) fn came(&self, stream: StreamId, end: Samples) -> Option<Instant> {
+        let room = self.room();
+        let ended = || room.ended.iter().rev().find(|desk| desk.stream == stream);
+        let desk = room.all.get(&stream).or_else(ended)?;
+        desk.arrivals().came(end)
     }
 }
 

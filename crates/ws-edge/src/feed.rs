@@ -213,6 +213,11 @@ impl<S: Story> Feeds<S> {
         topics.into_iter().map(|topic| (topic.clone(), self.hub.followers(&topic))).collect()
     }
 
+    /// What is known of each topic that is followed here.
+    pub(crate) fn stories<R>(&self, read: impl Fn(&S) -> R) -> Vec<(S::Topic, R)> {
+        self.lock().iter().map(|(topic, feed)| (topic.clone(), read(&feed.story))).collect()
+    }
+
     /// Something came by the bus.
     fn hear(&self, topic: &S::Topic, event: Event) {
         let Some(feed) = self.feed(topic) else { return };
@@ -422,8 +427,9 @@ impl<S: Story> Teller<'_, S> {
 
     fn tell_all(&self, items: impl IntoIterator<Item = S::Item>) {
         for item in items {
+            let began = Instant::now();
             S::feeds(self.edge).hub.offer(self.topic, &item);
-            self.edge.tally.event();
+            self.edge.tally.event(began.elapsed());
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod access;
 mod answers;
+mod arrivals;
 mod channel;
 mod close;
 mod connection;
@@ -35,6 +36,7 @@ mod sessions;
 mod settings;
 mod socket;
 mod source;
+mod spread;
 mod stats;
 mod tab;
 mod transcript;

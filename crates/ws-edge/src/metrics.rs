@@ -4,17 +4,20 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use metrics::{Counter, counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use model::Timestamp;
 use serde::Serialize;
 
-use crate::close::Close;
+use crate::{
+    close::Close,
+    spread::{Latency, Spread},
+};
 
 /// Open WebSockets.
 const CONNECTIONS: &str = "ws_edge_connections";
@@ -48,6 +51,21 @@ const DUPLICATES_TOTAL: &str = "ws_edge_duplicate_finals_total";
 const REFILLS_TOTAL: &str = "ws_edge_refills_total";
 /// From the moment a caption was made until it was handed to all followers' queues.
 const FANOUT_SECONDS: &str = "ws_edge_caption_age_seconds";
+/// Messages that a follower could not be sent: it was gone, or did not read.
+const UNDELIVERED_TOTAL: &str = "ws_edge_undelivered_total";
+/// How long one event takes to be put into the queues of all its followers.
+const BROADCAST_SECONDS: &str = "ws_edge_broadcast_seconds";
+/// From audio taken off its socket until its sound is on its way to a worker.
+const PROCESSING_SECONDS: &str = "ws_edge_audio_processing_seconds";
+/// From the moment the last sound of a caption had come until the caption was handed to its followers, by `kind`:
+/// `partial` or `final`. Of streams that this edge carries.
+const END_TO_CAPTION_SECONDS: &str = "ws_edge_end_to_caption_seconds";
+/// How long a request takes by which a back end hands in a caption.
+const HANDED_IN_SECONDS: &str = "ws_edge_caption_request_seconds";
+/// How long a POST takes, from its head until its answer is ready.
+const POST_SECONDS: &str = "ws_edge_post_seconds";
+/// Bytes of one message of audio, as it was encoded.
+const AUDIO_MESSAGE_BYTES: &str = "ws_edge_audio_message_bytes";
 /// HTTP requests by `status`.
 const REQUESTS_TOTAL: &str = "ws_edge_requests_total";
 
@@ -72,6 +90,7 @@ pub(crate) fn register() {
         DELIVERIES_TOTAL,
         DUPLICATES_TOTAL,
         REFILLS_TOTAL,
+        UNDELIVERED_TOTAL,
     ];
     for name in counters {
         counter!(name).absolute(0);
@@ -147,9 +166,52 @@ pub(crate) struct Tally {
     captions: AtomicU64,
     duplicates: AtomicU64,
     heartbeat_timeouts: AtomicU64,
+    undelivered: AtomicU64,
     errors: AtomicU64,
     last_error: Mutex<Option<LastError>>,
-    caption_age: Mutex<Spread>,
+    caption_age: Timing,
+    broadcast: Timing,
+    processing: Timing,
+    handed_in: Timing,
+    post: Timing,
+    message_bytes: Timing,
+    /// Of partials and finals together; Prometheus has them apart.
+    end_to_caption: Mutex<Spread>,
+    partial_after: Histogram,
+    final_after: Histogram,
+}
+
+/// Which kind of caption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Partial,
+    Final,
+}
+
+/// Numbers of one kind: for Prometheus, and for the JSON.
+struct Timing {
+    histogram: Histogram,
+    spread: Mutex<Spread>,
+}
+
+impl Timing {
+    fn new(histogram: Histogram) -> Self {
+        Self { histogram, spread: Mutex::default() }
+    }
+
+    fn took(&self, duration: Duration) {
+        self.histogram.record(duration);
+        lock(&self.spread).record_duration(duration);
+    }
+
+    fn measured(&self, value: f64) {
+        self.histogram.record(value);
+        lock(&self.spread).record(value);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The newest thing that went wrong.
@@ -157,15 +219,6 @@ pub(crate) struct Tally {
 struct LastError {
     message: String,
     timestamp: String,
-}
-
-/// Count, sum and extremes of a duration, in milliseconds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spread {
-    count: u64,
-    sum: f64,
-    min: f64,
-    max: f64,
 }
 
 /// A number that goes back when it is dropped.
@@ -196,9 +249,18 @@ impl Tally {
             captions: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             heartbeat_timeouts: AtomicU64::new(0),
+            undelivered: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             last_error: Mutex::new(None),
-            caption_age: Mutex::default(),
+            caption_age: Timing::new(histogram!(FANOUT_SECONDS)),
+            broadcast: Timing::new(histogram!(BROADCAST_SECONDS)),
+            processing: Timing::new(histogram!(PROCESSING_SECONDS)),
+            handed_in: Timing::new(histogram!(HANDED_IN_SECONDS)),
+            post: Timing::new(histogram!(POST_SECONDS)),
+            message_bytes: Timing::new(histogram!(AUDIO_MESSAGE_BYTES)),
+            end_to_caption: Mutex::default(),
+            partial_after: histogram!(END_TO_CAPTION_SECONDS, "kind" => "partial"),
+            final_after: histogram!(END_TO_CAPTION_SECONDS, "kind" => "final"),
         }
     }
 
@@ -245,6 +307,7 @@ impl Tally {
     pub(crate) fn audio(&self, bytes: usize) {
         self.audio_messages.fetch_add(1, Ordering::Relaxed);
         counter!(AUDIO_BYTES_TOTAL).increment(bytes as u64);
+        self.message_bytes.measured(bytes as f64);
     }
 
     pub(crate) fn audio_lost(&self, span: Duration) {
@@ -260,19 +323,48 @@ impl Tally {
         counter!(MESSAGES_REFUSED_TOTAL, "reason" => reason).increment(1);
     }
 
-    /// A caption is to be handed to all followers of its session.
-    pub(crate) fn caption(&self, made_at: Timestamp, now: Timestamp) {
-        let age = now.since(made_at);
-        histogram!(FANOUT_SECONDS).record(age);
-        self.captions.fetch_add(1, Ordering::Relaxed);
-        let mut spread = self.caption_age.lock().unwrap_or_else(PoisonError::into_inner);
-        spread.record(age.as_secs_f64() * 1000.0);
+    /// Audio was decoded and is on its way to a worker, so long after it came.
+    pub(crate) fn processed(&self, took: Duration) {
+        self.processing.took(took);
     }
 
-    /// Anything was handed to all followers of its topic.
-    pub(crate) fn event(&self) {
+    /// A caption is to be handed to all followers of its session; how old it is.
+    pub(crate) fn caption(&self, made_at: Timestamp, now: Timestamp) -> Duration {
+        let age = now.since(made_at);
+        self.caption_age.took(age);
+        self.captions.fetch_add(1, Ordering::Relaxed);
+        age
+    }
+
+    /// So long before its caption is handed on, the last of its sound had come to this edge.
+    pub(crate) fn end_to_caption(&self, took: Duration, kind: Kind) {
+        let after = match kind {
+            Kind::Partial => &self.partial_after,
+            Kind::Final => &self.final_after,
+        };
+        after.record(took);
+        lock(&self.end_to_caption).record_duration(took);
+    }
+
+    /// Anything was handed to all followers of its topic, which took so long.
+    pub(crate) fn event(&self, took: Duration) {
+        self.broadcast.took(took);
         self.events.fetch_add(1, Ordering::Relaxed);
         counter!(EVENTS_TOTAL).increment(1);
+    }
+
+    /// A message could not be sent to a client.
+    pub(crate) fn undelivered(&self) {
+        self.undelivered.fetch_add(1, Ordering::Relaxed);
+        counter!(UNDELIVERED_TOTAL).increment(1);
+    }
+
+    /// A POST was answered. `is_caption` when a back end handed one in by it.
+    pub(crate) fn posted(&self, took: Duration, is_caption: bool) {
+        self.post.took(took);
+        if is_caption {
+            self.handed_in.took(took);
+        }
     }
 
     pub(crate) fn delivered(&self, messages: u64) {
@@ -291,33 +383,54 @@ impl Tally {
     /// Something went wrong; the text must hold nothing of a client.
     pub(crate) fn error(&self, message: String, now: Timestamp) {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(LastError { message, timestamp: now.to_string() });
+        *lock(&self.last_error) = Some(LastError { message, timestamp: now.to_string() });
     }
 
-    /// The answer of `GET /metrics`. `clients` by session is empty for those who may not know sessions.
-    pub(crate) fn json(&self, queue: QueueCounts, dropped: u64, clients: BTreeMap<String, u64>) -> String {
+    /// The answer of `GET /metrics`. `sessions` is empty for those who may not know them.
+    pub(crate) fn json(
+        &self,
+        queue: QueueCounts,
+        dropped: u64,
+        sessions: BTreeMap<String, SessionFigures>,
+    ) -> String {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let age = *self.caption_age.lock().unwrap_or_else(PoisonError::into_inner);
+        let timed = [
+            ("audio.chunk_size_bytes", &self.message_bytes.spread),
+            ("http.post_latency_ms", &self.post.spread),
+            ("ingest.broadcast_latency_ms", &self.handed_in.spread),
+            ("ingest.processing_latency_ms", &self.processing.spread),
+            ("stt.end_to_transcript_ms", &self.end_to_caption),
+            ("ws.broadcast_loop_ms", &self.broadcast.spread),
+            ("ws.session_broadcast_lag_ms", &self.caption_age.spread),
+        ];
+        let timed = timed.map(|(name, spread)| (name.to_owned(), lock(spread).latency()));
+        let by_session = sessions.iter().map(|(session, figures)| {
+            (format!("ws.session_broadcast_lag_ms.{session}"), figures.lag.clone())
+        });
+        let latency = timed.into_iter().chain(by_session);
         let answer = Answer {
             active_connections: read(&self.connections),
             active_gladia_bridges: read(&self.bridges),
             total_messages_received: read(&self.received),
             total_messages_sent: read(&self.events),
             total_errors: read(&self.errors),
-            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: lock(&self.last_error).clone(),
             uptime: self.began.elapsed().as_secs(),
             queue,
-            latency: BTreeMap::from([("ws.session_broadcast_lag_ms", age.latency())]),
+            latency: latency.filter_map(|(name, latency)| Some((name, latency?))).collect(),
             counters: BTreeMap::from([
                 ("audio.chunks_sent", read(&self.audio_messages)),
                 ("stt.filtered_hallucinations", read(&self.filtered)),
+                ("ws.broadcast_errors_total", read(&self.undelivered)),
                 ("ws.duplicate_final_transcripts_skipped", read(&self.duplicates)),
                 ("ws.heartbeat_timeouts_total", read(&self.heartbeat_timeouts)),
                 ("ws.queue_drops_total", dropped),
                 ("ws.transcripts_sent", read(&self.captions)),
             ]),
-            session_clients: clients,
+            session_clients: sessions
+                .into_iter()
+                .map(|(session, figures)| (session, figures.clients))
+                .collect(),
         };
         serde_json::to_string_pretty(&answer).unwrap_or_default()
     }
@@ -329,27 +442,13 @@ fn open<'a>(count: &'a AtomicU64, gauge: &'static str) -> Open<'a> {
     Open { count, gauge }
 }
 
-impl Spread {
-    fn record(&mut self, value: f64) {
-        self.min = if self.count == 0 { value } else { self.min.min(value) };
-        self.max = self.max.max(value);
-        self.count += 1;
-        self.sum += value;
-    }
-
-    fn latency(self) -> Latency {
-        let avg_ms = if self.count == 0 { 0.0 } else { self.sum / self.count as f64 };
-        Latency { count: self.count, avg_ms, min_ms: self.min, max_ms: self.max }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Latency {
-    count: u64,
-    avg_ms: f64,
-    min_ms: f64,
-    max_ms: f64,
+/// What is told of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionFigures {
+    /// Who follows it here.
+    pub(crate) clients: u64,
+    /// How old its captions were when they were handed on.
+    pub(crate) lag: Option<Latency>,
 }
 
 /// What waits to be written to Postgres: in system A the finals, here who was in which session (finals are the
@@ -379,7 +478,8 @@ struct Answer {
     last_error: Option<LastError>,
     uptime: u64,
     queue: QueueCounts,
-    latency: BTreeMap<&'static str, Latency>,
+    /// What nothing was measured of yet is left out.
+    latency: BTreeMap<String, Latency>,
     counters: BTreeMap<&'static str, u64>,
     session_clients: BTreeMap<String, u64>,
 }
@@ -395,9 +495,10 @@ mod tests {
         drop(tally.connection());
         tally.caption(Timestamp(1_000), Timestamp(1_010));
         tally.caption(Timestamp(1_000), Timestamp(1_030));
-        tally.event();
-        tally.event();
-        let json = tally.json(QueueCounts::default(), 3, BTreeMap::from([("room".to_owned(), 2)]));
+        tally.event(Duration::from_micros(250));
+        tally.event(Duration::from_micros(750));
+        tally.undelivered();
+        let json = tally.json(QueueCounts::default(), 3, room(2));
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["activeConnections"], 1);
         assert_eq!(value["totalMessagesSent"], 2);
@@ -406,9 +507,55 @@ mod tests {
             serde_json::json!({"queueLength":0,"totalQueued":0,"totalFlushed":0,"totalErrors":0})
         );
         let lag = &value["latency"]["ws.session_broadcast_lag_ms"];
-        assert_eq!(*lag, serde_json::json!({"count":2,"avgMs":20.0,"minMs":10.0,"maxMs":30.0}));
+        for (figure, value) in
+            [("count", 2.0), ("avgMs", 20.0), ("minMs", 10.0), ("maxMs", 30.0), ("p99Ms", 30.0)]
+        {
+            assert_eq!(lag[figure].as_f64(), Some(value), "{figure}");
+        }
+        assert_eq!(value["latency"]["ws.broadcast_loop_ms"]["avgMs"], 0.5);
+        assert_eq!(value["counters"]["ws.broadcast_errors_total"], 1);
         assert_eq!(value["counters"]["ws.queue_drops_total"], 3);
         assert_eq!(value["sessionClients"]["room"], 2);
         assert!(json.starts_with("{\n  \"activeConnections\": 1,\n  \"activeGladiaBridges\": 0,"), "{json}");
+    }
+
+    fn room(clients: u64) -> BTreeMap<String, SessionFigures> {
+        let mut lag = Spread::default();
+        lag.record(5.0);
+        BTreeMap::from([("room".to_owned(), SessionFigures { clients, lag: lag.latency() })])
+    }
+
+    fn latencies(tally: &Tally, sessions: BTreeMap<String, SessionFigures>) -> serde_json::Value {
+        let json = tally.json(QueueCounts::default(), 0, sessions);
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["latency"].take()
+    }
+
+    #[test]
+    fn only_what_was_measured_is_told_and_sessions_only_to_those_who_may_know() {
+        let tally = Tally::new();
+        assert_eq!(latencies(&tally, BTreeMap::new()), serde_json::json!({}));
+        tally.audio(3_200);
+        tally.audio(256);
+        tally.processed(Duration::from_millis(2));
+        tally.end_to_caption(Duration::from_millis(400), Kind::Partial);
+        tally.end_to_caption(Duration::from_millis(800), Kind::Final);
+        tally.posted(Duration::from_millis(1), false);
+        tally.posted(Duration::from_millis(3), true);
+        let told = latencies(&tally, BTreeMap::new());
+        let names: Vec<&String> = told.as_object().unwrap().keys().collect();
+        let expected = [
+            "audio.chunk_size_bytes",
+            "http.post_latency_ms",
+            "ingest.broadcast_latency_ms",
+            "ingest.processing_latency_ms",
+            "stt.end_to_transcript_ms",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(told["audio.chunk_size_bytes"]["maxMs"], 3_200.0);
+        assert_eq!(told["stt.end_to_transcript_ms"]["avgMs"], 600.0);
+        assert_eq!(told["http.post_latency_ms"]["count"], 2);
+        assert_eq!(told["ingest.broadcast_latency_ms"]["count"], 1);
+        let told = latencies(&tally, room(1));
+        assert_eq!(told["ws.session_broadcast_lag_ms.room"]["p50Ms"], 5.0);
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP by door and path: what says how this server is, here; what back ends do with sessions, in `transcription`; the
 //! routes of notifications, in `rest`.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -13,7 +13,10 @@ use crate::{
     answers::{self, Answer, error, object},
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
-    rest, transcription,
+    metrics::SessionFigures,
+    rest,
+    transcript::Transcript,
+    transcription,
 };
 
 /// Answers one request.
@@ -23,15 +26,23 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let (began, is_post) = (Instant::now(), request.method() == Method::POST);
+    let (is_caption, is_rest) =
+        (transcription::is_caption(request.uri().path()), rest::serves(request.uri().path()));
     let mut answer = if handshake::is_upgrade(&request) {
         handshake::upgrade(edge, door, client, request)
     } else {
         route(edge, door, request).await
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        answers::allow_origin(answer.headers_mut(), &edge.settings.origins, origin.as_ref());
+        let allowed =
+            if door == Door::Main && !is_rest { answers::OF_SYSTEM_A } else { answers::OF_SYSTEM_C };
+        answers::allow_origin(answer.headers_mut(), &edge.settings.origins, origin.as_ref(), allowed);
     }
     edge.tally.request(answer.status().as_u16());
+    if is_post {
+        edge.tally.posted(began.elapsed(), is_caption && answer.status().is_success());
+    }
     answer
 }
 
@@ -155,15 +166,19 @@ fn metrics(edge: &Edge, headers: &HeaderMap) -> Answer {
         return answers::text(StatusCode::OK, "text/plain; version=0.0.4", telemetry::Metrics::prometheus());
     }
     // The names of sessions can be secrets.
-    let mut clients = BTreeMap::new();
+    let mut sessions = BTreeMap::new();
     if bearer(headers).is_some_and(|key| edge.keys.accepts(key)) {
-        let followers = edge.transcripts.followers().into_iter();
-        clients = followers.map(|(session, count)| (session.to_string(), count as u64)).collect();
+        let lags = edge.transcripts.stories(Transcript::lag).into_iter();
+        let figures = lags.map(|(session, lag)| {
+            let clients = edge.transcripts.hub.followers(&session) as u64;
+            (session.to_string(), SessionFigures { clients, lag })
+        });
+        sessions = figures.collect();
     }
     let dropped = edge.transcripts.hub.dropped();
     answers::text(
         StatusCode::OK,
         "application/json",
-        edge.tally.json(edge.sessions.queue(), dropped, clients),
+        edge.tally.json(edge.sessions.queue(), dropped, sessions),
     )
 }

@@ -118,8 +118,8 @@ impl Source {
     /// Hands on a command, or gives it back when the queue is full. A source that has ended takes everything: its
     /// last report says why.
     pub(crate) fn command(&self, command: Command) -> Result<(), Command> {
-        match self.seat.commands.try_send((self.seat.sitting, command)) {
-            Err(mpsc::error::TrySendError::Full((_, command))) => Err(command),
+        match self.seat.commands.try_send((self.seat.sitting, command, Instant::now())) {
+            Err(mpsc::error::TrySendError::Full((_, command, _))) => Err(command),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
@@ -127,7 +127,7 @@ impl Source {
     /// Hands on the last commands of a connection that is gone, however long there is no room for them.
     pub(crate) async fn deliver(self: Box<Self>, commands: Vec<Command>) {
         for command in commands {
-            let _ = self.seat.commands.send((self.seat.sitting, command)).await;
+            let _ = self.seat.commands.send((self.seat.sitting, command, Instant::now())).await;
         }
     }
 
@@ -167,7 +167,7 @@ impl Source {
     pub(crate) async fn begin(&self, format: Format, at: At) -> Option<oneshot::Receiver<Samples>> {
         let (received, told) = oneshot::channel();
         let command = Command::Continue { format, at, received };
-        self.seat.commands.send((self.seat.sitting, command)).await.ok()?;
+        self.seat.commands.send((self.seat.sitting, command, Instant::now())).await.ok()?;
         Some(told)
     }
 
@@ -219,7 +219,7 @@ async fn run(
             () = hear(&edge, events, &desk, status) => {}
             // The uplink goes on after the last command; what it says is heard beside this.
             () = async {
-                tokio::join!(send(intake, commands, &desk), desk.watch(&edge));
+                tokio::join!(send(&edge, intake, commands, &desk), desk.watch(&edge));
             } => {}
         }
     };
@@ -269,12 +269,17 @@ impl From<UplinkClosed> for Shut {
 }
 
 impl Intake {
-    /// Decodes messages in order and sends them on, up to the first that cannot be decoded.
-    async fn take(&mut self, messages: Vec<Bytes>, desk: &Desk) -> Result<Option<AudioError>, Shut> {
+    /// Decodes messages that came by then in order and sends them on, up to the first that cannot be decoded.
+    async fn take(
+        &mut self,
+        messages: Vec<Bytes>,
+        at: Instant,
+        desk: &Desk,
+    ) -> Result<Option<AudioError>, Shut> {
         let decoder = self.decoder.take().ok_or(Shut::Defect)?;
         let (decoder, samples, fault) = decode(decoder, messages).await.ok_or(Shut::Defect)?;
         self.decoder = Some(decoder);
-        self.forward(&samples, desk).await?;
+        self.forward(&samples, at, desk).await?;
         Ok(fault)
     }
 
@@ -285,15 +290,15 @@ impl Intake {
         if let Some(error) = fault {
             tracing::debug!(%error, "the end of the audio could not be decoded");
         }
-        self.forward(&samples, desk).await
+        self.forward(&samples, Instant::now(), desk).await
     }
 
-    async fn forward(&mut self, samples: &[i16], desk: &Desk) -> Result<(), Shut> {
+    async fn forward(&mut self, samples: &[i16], at: Instant, desk: &Desk) -> Result<(), Shut> {
         let known = self.known.min(Samples::of(samples.len()));
         self.known = self.known - known;
         let new = samples.get(usize::try_from(known.0).unwrap_or(usize::MAX)..).unwrap_or_default();
         self.received = self.received + Samples::of(new.len());
-        desk.set_received(self.received);
+        desk.set_received(self.received, at);
         Ok(self.uplink.send(new).await?)
     }
 
@@ -310,15 +315,15 @@ impl Intake {
         if begins > had {
             self.uplink.go_on_at(begins).await?;
             self.received = begins;
-            desk.set_received(begins);
+            desk.set_received(begins, Instant::now());
         }
         Ok(had)
     }
 }
 
 /// Commands to the uplink. Ends with a stop, so that what was sent is finished.
-async fn send(mut intake: Intake, commands: mpsc::Receiver<Commanded>, desk: &Desk) {
-    let outcome = follow(&mut intake, commands, desk).await;
+async fn send(edge: &Edge, mut intake: Intake, commands: mpsc::Receiver<Commanded>, desk: &Desk) {
+    let outcome = follow(edge, &mut intake, commands, desk).await;
     let outcome = match outcome {
         Ok(()) => intake.flush(desk).await,
         shut => shut,
@@ -331,6 +336,7 @@ async fn send(mut intake: Intake, commands: mpsc::Receiver<Commanded>, desk: &De
 
 /// Follows commands up to `stop`, or to audio that cannot be decoded.
 async fn follow(
+    edge: &Edge,
     intake: &mut Intake,
     mut commands: mpsc::Receiver<Commanded>,
     desk: &Desk,
@@ -339,20 +345,23 @@ async fn follow(
     let mut present: Sitting = 0;
     while commands.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let mut waiting = std::mem::take(&mut batch).into_iter().peekable();
-        while let Some((sitting, command)) = waiting.next() {
+        while let Some((sitting, command, given_at)) = waiting.next() {
             if sitting < present {
                 // Of a socket that has lost the stream to another.
                 continue;
             }
             match command {
                 Command::Audio(bytes) => {
-                    let mut messages = vec![bytes];
-                    while let Some((_, Command::Audio(bytes))) = waiting
-                        .next_if(|(next, command)| *next == sitting && matches!(command, Command::Audio(_)))
-                    {
+                    let (mut messages, mut last_at) = (vec![bytes], given_at);
+                    while let Some((_, Command::Audio(bytes), at)) = waiting.next_if(|(next, command, _)| {
+                        *next == sitting && matches!(command, Command::Audio(_))
+                    }) {
                         messages.push(bytes);
+                        last_at = at;
                     }
-                    if let Some(error) = intake.take(messages, desk).await? {
+                    let fault = intake.take(messages, last_at, desk).await?;
+                    edge.tally.processed(given_at.elapsed());
+                    if let Some(error) = fault {
                         tracing::info!(%error, "audio refused");
                         desk.tell(Report::Undecodable(error)).await;
                         return Ok(());

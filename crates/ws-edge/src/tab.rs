@@ -370,6 +370,7 @@ impl Tab {
             self.count_delivered(messages);
             let frames = if more.is_empty() { first.frames().0 } else { &more };
             if let Err(unsent) = self.socket.send_frames(frames).await {
+                self.edge.tally.undelivered();
                 return Flow::Break(unsent.into());
             }
         }
@@ -396,7 +397,10 @@ impl Tab {
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.socket.send(texts).await {
             Ok(()) => GO_ON,
-            Err(unsent) => Flow::Break(unsent.into()),
+            Err(unsent) => {
+                self.edge.tally.undelivered();
+                Flow::Break(unsent.into())
+            }
         }
     }
 

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use crate::{
     Edge,
     feed::{Feeds, Story},
+    metrics::Kind,
     order::{Page, Record},
+    spread::{Latency, Spread},
     update::Update,
 };
 
@@ -39,6 +41,8 @@ const FINISHED_MAX: usize = 64;
 pub(crate) struct Transcript {
     session: SessionSlug,
     heard: Mutex<Heard>,
+    /// Age of its captions when they are handed on.
+    lag: Mutex<Spread>,
 }
 
 #[derive(Default)]
@@ -57,12 +61,25 @@ impl Transcript {
         hearing.map(|hearing| Update::state(self.session.clone(), hearing, edge.clock.now()))
     }
 
-    fn caption(edge: &Edge, caption: Caption) -> Update {
-        let made_at = match &caption {
-            Caption::Partial(partial) => partial.at,
-            Caption::Final(segment) => segment.at,
+    /// How old its captions were when they were handed on.
+    pub(crate) fn lag(&self) -> Option<Latency> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).latency()
+    }
+
+    fn caption(&self, edge: &Edge, caption: Caption) -> Update {
+        let (made_at, utterance, end, kind) = match &caption {
+            Caption::Partial(partial) => (partial.at, &partial.utterance, partial.end, Kind::Partial),
+            Caption::Final(segment) => (segment.at, &segment.utterance, segment.end, Kind::Final),
         };
-        edge.tally.caption(made_at, edge.clock.now());
+        let age = edge.tally.caption(made_at, edge.clock.now());
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).record_duration(age);
+        // A correction comes when its author likes.
+        let is_first = !matches!(&caption, Caption::Final(segment) if segment.revision > 0);
+        if let Some(stream) = utterance.stream().filter(|_| is_first)
+            && let Some(came) = edge.desks.came(stream, end)
+        {
+            edge.tally.end_to_caption(came.elapsed(), kind);
+        }
         Update::caption(caption)
     }
 
@@ -84,7 +101,7 @@ impl Story for Transcript {
     type Away = StorageError;
 
     fn new(session: &SessionSlug) -> Self {
-        Self { session: session.clone(), heard: Mutex::default() }
+        Self { session: session.clone(), heard: Mutex::default(), lag: Mutex::default() }
     }
 
     fn feeds(edge: &Edge) -> &Feeds<Self> {
@@ -126,7 +143,7 @@ impl Story for Transcript {
                 let changed = stream.and_then(|stream| heard.states.is_heard(stream));
                 told.extend(self.update(edge, changed));
                 if heard.finished.is_open(&partial.utterance) {
-                    told.push(Self::caption(edge, Caption::Partial(partial)));
+                    told.push(self.caption(edge, Caption::Partial(partial)));
                 }
             }
             Event::Caption(Caption::Final(segment)) => return Some(segment),
@@ -144,7 +161,7 @@ impl Story for Transcript {
 
     fn tell(&self, edge: &Edge, segment: Final) -> Update {
         self.lock().finished.note(&segment.utterance);
-        Self::caption(edge, Caption::Final(segment))
+        self.caption(edge, Caption::Final(segment))
     }
 
     fn look(&self, edge: &Edge) -> Option<Update> {

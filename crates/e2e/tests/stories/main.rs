@@ -24,4 +24,5 @@ mod rtmp;
 mod secrets;
 mod silence;
 mod speaking;
+mod system_a;
 mod usage;

@@ -59,7 +59,8 @@ pub(super) enum Voice {
     Stopping(Box<Source>),
     /// Finished. Audio is refused until the next `init`.
     Stopped(Option<StreamId>, Samples),
-    /// The user, or the session, has as many streams as it may. Audio is not used until then, when it is tried again.
+    /// There is no room, or the user or session has as many streams as it may. Audio is not used until then, when it is
+    /// tried again.
     Refused(Instant),
 }
 
@@ -284,11 +285,17 @@ impl Connection {
                 );
                 self.send(protocol::warning("gap", &text)).await
             }
-            // A client that knows `init` is told and sent away; system A's may follow, whoever speaks.
-            Some(Report::Failed { fault: FaultKind::LimitReached, message, .. }) if !self.is_native => {
+            // A client that knows `init` is told and sent away. Those of system A give up after a few attempts to connect,
+            // and then would not even follow.
+            Some(Report::Failed {
+                fault: fault @ (FaultKind::LimitReached | FaultKind::Overloaded),
+                message,
+                retry_after,
+            }) if !self.is_native => {
+                let pause = retry_after.unwrap_or(REFUSED_FOR);
                 self.blocked = None;
-                self.voice = Voice::Refused(Instant::now() + REFUSED_FOR);
-                self.send(protocol::error(FaultKind::LimitReached, &message, Some(REFUSED_FOR))).await
+                self.voice = Voice::Refused(Instant::now() + pause);
+                self.send(protocol::error(fault, &message, Some(pause))).await
             }
             Some(report @ (Report::Undecodable(_) | Report::Failed { .. } | Report::Elsewhere)) => {
                 self.failed(report)

@@ -1,7 +1,7 @@
 //! The captions of a session, live and from the past.
 
 use event_bus::BusSettings;
-use model::Caption;
+use model::{Caption, Samples, UtteranceId};
 use serde_json::{Value, json};
 use testkit::{Cable, Database, RedisServer, eventually, with_address};
 
@@ -300,5 +300,44 @@ async fn a_follower_that_reads_too_late_learns_why_it_was_closed() {
     // Within the time that one message may take to leave, it reads again: first what was queued, then the reason.
     let (error, code, _) = slow.ended().await;
     assert_eq!((error.unwrap()["code"].as_str(), code), (Some("overloaded"), 4013));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn how_long_captions_take_is_told_of_streams_that_this_edge_carries() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut alice = stage.connect("alice", "").await;
+    alice.say(json!({"type": "init", "encoding": "pcm_s16le"})).await;
+    let stream = alice.expect("initialized").await["stream"].as_str().unwrap().parse().unwrap();
+    tuned(&stage, &mut voice, &mut alice).await;
+    alice.send(vec![0; 32_000]).await;
+    let heard = || stage.worker.heard(|heard| heard.samples.len());
+    eventually("the sound is with the worker", async || heard() == 16_000).await;
+    let latency = async || {
+        let metrics: Value = reqwest::get(stage.http("/metrics")).await.unwrap().json().await.unwrap();
+        metrics["latency"].clone()
+    };
+    let before = latency().await;
+    assert!(before["stt.end_to_transcript_ms"].is_null(), "those of another edge: {before}");
+    assert!(before["ws.session_broadcast_lag_ms"]["count"].as_u64() >= Some(1), "{before}");
+    assert_eq!(before["audio.chunk_size_bytes"]["maxMs"], 32_000.0);
+    assert_eq!(before["ingest.processing_latency_ms"]["count"], 1);
+
+    // One whose sound has come, and one that claims sound which has not.
+    for (end, text) in [(8_000, "one"), (16_001, "two")] {
+        let Caption::Partial(mut partial) = voice.partial(&stage, text) else { panic!("a partial") };
+        partial.utterance = UtteranceId::Heard { stream, number: 1 };
+        partial.end = Samples(end);
+        stage.publish(Caption::Partial(partial)).await;
+        assert_eq!(alice.expect("transcript_partial").await["text"], text);
+    }
+    let after = latency().await;
+    assert_eq!(after["stt.end_to_transcript_ms"]["count"], 1, "{after}");
+    let prometheus = reqwest::Client::new().get(stage.http("/metrics")).header("accept", "text/plain");
+    let prometheus = prometheus.send().await.unwrap().text().await.unwrap();
+    for part in ["_bucket{kind=\"partial\",le=\"0.7\"}", "_count{kind=\"partial\"} "] {
+        assert!(prometheus.contains(&format!("ws_edge_end_to_caption_seconds{part}")), "{part}");
+    }
     stage.end().await;
 }

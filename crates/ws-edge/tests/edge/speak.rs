@@ -180,11 +180,34 @@ async fn a_full_house_is_told_with_a_time_to_come_back() {
     let stage = Stage::start().await;
     stage.worker.heard(|heard| heard.mood = Mood::Busy);
     let mut client = stage.connect("alice", "").await;
+    client.say(json!({"type": "init"})).await;
+    client.expect("initialized").await;
     client.send(ramp(320)).await;
     let (error, code, _) = client.ended().await;
     let error = error.unwrap();
     assert_eq!((error["code"].as_str(), code), (Some("overloaded"), 1013));
     assert!(error["retryAfterMs"].as_u64().unwrap() >= 1_000, "{error}");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn an_older_client_in_a_full_house_goes_on_as_a_follower_and_is_heard_once_there_is_room() {
+    let stage = Stage::start().await;
+    stage.worker.heard(|heard| heard.mood = Mood::Busy);
+    let mut client = stage.connect("alice", "").await;
+    client.send(ramp(320)).await;
+    let error = client.expect("error").await;
+    assert_eq!(error["code"], "overloaded");
+    assert!(error["retryAfterMs"].as_u64().unwrap() >= 1_000, "{error}");
+    let mut voice = stage.voice().await;
+    voice.say(&stage, "hello").await;
+    client.expect("transcript_final").await;
+    stage.worker.heard(|heard| heard.mood = Mood::default());
+    eventually("its audio is heard", async || {
+        client.send(ramp(320)).await;
+        stage.worker.heard(|heard| !heard.samples.is_empty())
+    })
+    .await;
     stage.end().await;
 }
 

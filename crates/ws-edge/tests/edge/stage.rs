@@ -6,12 +6,12 @@ use event_bus::{BusSettings, Event, EventBus};
 use futures_util::TryStreamExt as _;
 use lifecycle::Lifecycle;
 use model::{
-    Caption, Clock, Final, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, Topic,
-    UtteranceId,
+    Caption, Clock, Final, Partial, Samples, Sequence, SessionSlug, Speaker, Spoken, StreamId, Timestamp,
+    Topic, UtteranceId,
 };
 use serde_json::json;
 use settings::Secret;
-use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
+use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage, TranscriptFilter};
 use testkit::{Database, eventually, redis_settings, tokens};
 use uuid::Uuid;
 use ws_edge::{EdgeSettings, Running};
@@ -128,9 +128,10 @@ impl Stage {
 
     /// Every caption that is stored, as the application would read them: utterance, text and revision.
     pub async fn transcript(&self) -> Vec<(String, String, u32)> {
-        let finals: Vec<Final> = self.storage.transcript(&self.session).try_collect().await.unwrap();
-        let row = |segment: Final| (segment.utterance.to_string(), segment.text, segment.revision);
-        finals.into_iter().map(row).collect()
+        let all = TranscriptFilter::default();
+        let spoken: Vec<Spoken> = self.storage.transcript(&self.session, &all).try_collect().await.unwrap();
+        let row = |Spoken { segment, .. }| (segment.utterance.to_string(), segment.text, segment.revision);
+        spoken.into_iter().map(row).collect()
     }
 
     /// Whatever was noted before is done: the notes of an edge are written in their order.
