@@ -61,6 +61,9 @@ struct Erasure {
     last: Option<&'static str>,
 }
 
+/// How often an erasure is tried that others stand in the way of.
+const ATTEMPTS_MAX: usize = 5;
+
 // The topic's row stays: sequences must not begin anew under an edge that has told earlier ones.
 //
 // Whoever opens a stream holds the session and then the stream, and so does this. Whoever stores a final holds the
@@ -223,8 +226,19 @@ impl Storage {
         self.erase(&ERASE_USER, user.as_str(), erasing).await
     }
 
-    /// All of it is sent at once, so that it also ends when the caller does not wait for it.
+    /// Again when it got in the way of whoever wrote at the same time, and Postgres has let those go first.
     async fn erase(&self, erasure: &Erasure, of: &str, erasing: Erasing) -> Result<Erased, StorageError> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.try_erase(erasure, of, erasing).await {
+                Err(error) if error.is_deadlock() => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_erase(erasure, of, erasing).await
+    }
+
+    /// All of it is sent at once, so that it also ends when the caller does not wait for it.
+    async fn try_erase(&self, erasure: &Erasure, of: &str, erasing: Erasing) -> Result<Erased, StorageError> {
         let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", ERASE_LIMIT.as_millis());
         let end = match erasing {
             Erasing::ForGood => "COMMIT",

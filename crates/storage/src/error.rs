@@ -62,6 +62,12 @@ impl StorageError {
         self.fault() == FaultKind::Dependency
     }
 
+    /// Whether Postgres has ended this transaction since it and another waited for each other; that one goes on.
+    pub(crate) fn is_deadlock(&self) -> bool {
+        let code = SqlState::T_R_DEADLOCK_DETECTED;
+        matches!(self, Self::Unavailable(text) if text.ends_with(&format!("({})", code.code())))
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Address => "address",

@@ -32,6 +32,7 @@ mod sessions;
 mod speakers;
 mod stream_keys;
 mod streams;
+mod topics;
 mod transcripts;
 mod usage;
 

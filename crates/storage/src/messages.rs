@@ -1,6 +1,5 @@
 //! What is said in rooms.
 
-use futures_util::future::join5;
 use model::{JsonObject, Message, MessageId, RoomId, Sequence, Timestamp, Topic, UserId};
 use tokio_postgres::{
     Row,
@@ -50,11 +49,6 @@ macro_rules! message_columns {
         "id, room_id, sequence, position, author, client_message_id, text, metadata, created_at, edited_at, deleted_at"
     };
 }
-
-const PREPARE_ROOM: &str =
-    "INSERT INTO topics (name, sequence) VALUES ('room:' || $1::text, 0) ON CONFLICT (name) DO NOTHING";
-
-const LOCK_ROOM: &str = "SELECT FROM topics WHERE name = 'room:' || $1::text FOR UPDATE";
 
 /// A message's announcement, from `$source` in which its columns are.
 macro_rules! announced {
@@ -162,7 +156,7 @@ impl Storage {
             &text(new.text),
             &new.metadata.map(Json),
         ];
-        match self.in_room(new.room, true, &SEND, &parameters).await? {
+        match self.in_topic(&topic(new.room), true, &SEND, &parameters).await? {
             Some(row) => message(&row),
             None => Err(StorageError::Defect("a message was not stored".to_owned()).counted()),
         }
@@ -208,7 +202,7 @@ impl Storage {
     ) -> Result<MessageChange, StorageError> {
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&room.as_str(), &now.to_jiff(), &id.0, &author.as_str(), &text(new_text)];
-        let Some(row) = self.in_room(room, false, statement, &parameters).await? else {
+        let Some(row) = self.in_topic(&topic(room), false, statement, &parameters).await? else {
             return Ok(MessageChange::Unknown);
         };
         let message = message(&row)?;
@@ -242,48 +236,16 @@ impl Storage {
         since: Sequence,
         limit: u32,
     ) -> Result<Story<Message>, StorageError> {
-        let topic = Topic::Room(room.clone()).to_string();
         let (bounds, rows, _) =
-            self.read_topic("replay_room", &topic, Some(room.as_str()), &SINCE, since, limit).await?;
+            self.read_topic("replay_room", &topic(room), Some(room.as_str()), &SINCE, since, limit).await?;
         let messages = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
         let read = [end_of_page(&rows, 2, limit)?];
         Ok(bounds.story(messages, |message| message.sequence, since, limit, &read))
     }
+}
 
-    /// Runs `statement` under the lock of the room's topic, in one round trip; its first row.
-    async fn in_room(
-        &self,
-        room: &RoomId,
-        comes_into_being: bool,
-        statement: &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, StorageError> {
-        let mut connection = self.connection().await?;
-        let rows = connection
-            .limited(statement.name, async |object| {
-                let prepare = object.prepare_cached(PREPARE_ROOM).await?;
-                let lock = object.prepare_cached(LOCK_ROOM).await?;
-                let main = object.prepare_cached(statement.sql).await?;
-                let room = room.as_str();
-                let named: [&(dyn ToSql + Sync); 1] = [&room];
-                let (begun, prepared, locked, rows, committed) = join5(
-                    object.batch_execute("BEGIN"),
-                    async { if comes_into_being { object.execute(&prepare, &named).await } else { Ok(0) } },
-                    object.query(&lock, &named),
-                    object.query(&main, parameters),
-                    object.batch_execute("COMMIT"),
-                )
-                .await;
-                begun?;
-                prepared?;
-                locked?;
-                let rows = rows?;
-                committed?;
-                Ok(rows)
-            })
-            .await?;
-        Ok(rows.into_iter().next())
-    }
+fn topic(room: &RoomId) -> String {
+    Topic::Room(room.clone()).to_string()
 }
 
 fn message(row: &Row) -> Result<Message, StorageError> {

@@ -1,6 +1,5 @@
 //! Finals from outside: what a back end transcribed by itself, and corrections of what is stored.
 
-use futures_util::future::join5;
 use model::{Final, Outside, SessionSlug, Speaker, Timestamp, Topic, UtteranceId};
 use tokio_postgres::types::{Json, ToSql};
 
@@ -30,10 +29,6 @@ pub struct Revision {
     /// The present moment.
     pub at: Timestamp,
 }
-
-const PREPARE_TOPIC: &str = "INSERT INTO topics (name, sequence) VALUES ($1, 0) ON CONFLICT DO NOTHING";
-
-const LOCK_TOPIC: &str = "SELECT FROM topics WHERE name = $1 FOR UPDATE";
 
 // Runs under the lock of the topic, so that `latest` is the latest. The same text again changes nothing.
 const REVISE: Statement = Statement {
@@ -102,30 +97,7 @@ impl Storage {
             &revision.language,
             &revision.said_at.to_jiff(),
         ];
-        let rows = self
-            .connection()
-            .await?
-            .limited(REVISE.name, async |object| {
-                let prepare = object.prepare_cached(PREPARE_TOPIC).await?;
-                let lock = object.prepare_cached(LOCK_TOPIC).await?;
-                let revise = object.prepare_cached(REVISE.sql).await?;
-                let named: [&(dyn ToSql + Sync); 1] = [&topic];
-                let (begun, prepared, locked, rows, committed) = join5(
-                    object.batch_execute("BEGIN"),
-                    object.execute(&prepare, &named),
-                    object.query(&lock, &named),
-                    object.query(&revise, &parameters),
-                    object.batch_execute("COMMIT"),
-                )
-                .await;
-                begun?;
-                prepared?;
-                locked?;
-                let rows = rows?;
-                committed?;
-                Ok(rows)
-            })
-            .await?;
-        rows.first().map(|row| segment(&revision.session, row)).transpose()
+        let row = self.in_topic(&topic, true, &REVISE, &parameters).await?;
+        row.map(|row| segment(&revision.session, &row)).transpose()
     }
 }

@@ -77,8 +77,8 @@ impl Capacity {
     }
 
     /// A place, when there is room.
-    pub(crate) fn take(&self) -> Option<Place> {
-        if self.room() == 0 {
+    pub(crate) fn take(&self, who: Who) -> Option<Place> {
+        if self.room(who) == 0 {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;
@@ -88,11 +88,15 @@ impl Capacity {
     }
 
     /// How many more streams could be taken now.
-    pub(crate) fn room(&self) -> u32 {
+    pub(crate) fn room(&self, who: Who) -> u32 {
         let open = self.places_max - self.places.available_permits();
         let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let quiet_for = taken.map_or(Duration::MAX, |taken| taken.elapsed());
-        let room = room(self.engines.load(), open, self.places_max, quiet_for);
+        let load = self.engines.load();
+        let room = match who {
+            Who::Embedded => room(load, open, self.places_max, quiet_for),
+            Who::Provider => provided_room(load, open, self.places_max),
+        };
         metrics::gauge!(STREAMS_ROOM).set(f64::from(room));
         room
     }
@@ -102,6 +106,22 @@ impl Drop for Place {
     fn drop(&mut self) {
         metrics::gauge!(STREAMS_OPEN).decrement(1.0);
     }
+}
+
+/// Who would hear the next stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// An engine of this worker.
+    Embedded,
+    /// A provider, and an engine of this worker only when that fails.
+    Provider,
+}
+
+/// How many more streams could be given to a provider: any number, while the engines keep up with those that it has
+/// failed.
+fn provided_room(load: Load, open: usize, places_max: usize) -> u32 {
+    let behind = load.oldest_wait > DECODE_WAIT_MAX || load.turnaround > TURNAROUND_MAX;
+    if behind { 0 } else { u32::try_from(places_max.saturating_sub(open)).unwrap_or(u32::MAX) }
 }
 
 /// How many more streams engines under this `load` can serve beside those that are `open`, the newest of which was
@@ -139,6 +159,13 @@ mod tests {
         assert_eq!(room(load(0.06), 0, 256, LONG), 10);
         assert_eq!(room(load(0.0), 0, 256, LONG), 8, "nothing was measured yet");
         assert_eq!(room(load(0.001), 0, 256, LONG), 256);
+    }
+
+    #[test]
+    fn what_a_provider_hears_needs_no_engine() {
+        let slow = Load { turnaround: Duration::from_millis(300), ..load(9.0) };
+        assert_eq!((provided_room(load(9.0), 20, 256), provided_room(load(9.0), 256, 256)), (236, 0));
+        assert_eq!(provided_room(slow, 20, 256), 0, "it has failed many");
     }
 
     #[test]

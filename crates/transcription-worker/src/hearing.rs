@@ -11,7 +11,7 @@ use std::{
 use model::{EngineName, Fallback, Samples};
 use speech::{Answer, Gladia, GladiaEvent, GladiaSession, GladiaTrouble, Listener, ListenerSettings, Spoken};
 
-use crate::capacity::Capacity;
+use crate::capacity::{Capacity, Place, Who};
 
 /// The language that the embedded engine writes.
 pub(crate) const EMBEDDED_LANGUAGE: &str = "en";
@@ -42,9 +42,18 @@ impl Engines {
         Self { embedded, gladia, refused: Arc::default() }
     }
 
-    /// The places for streams.
-    pub(crate) fn capacity(&self) -> &Capacity {
-        &self.embedded
+    /// A place for a stream, when there is room.
+    pub(crate) fn take(&self) -> Option<Place> {
+        self.embedded.take(self.who())
+    }
+
+    /// How many more streams could be taken now.
+    pub(crate) fn room(&self) -> u32 {
+        self.embedded.room(self.who())
+    }
+
+    fn who(&self) -> Who {
+        if self.gladia.is_some() && self.refusal().is_none() { Who::Provider } else { Who::Embedded }
     }
 
     /// Begins to hear a stream with the engine that is preferred; and why that is not Gladia, when it should be.

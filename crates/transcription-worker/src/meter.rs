@@ -12,6 +12,9 @@ use crate::finals::BACK_OFF;
 /// How often it is written down. Acknowledgements of silence wait for it, and windows of 30 s wait for those.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// So much is written down at once: whoever sends faster than people speak would wait for every acknowledgement.
+const AT_ONCE: Samples = Samples::from_millis(5_000);
+
 /// Sound processed, by engine, in seconds.
 const SECONDS_TOTAL: &str = "worker_metered_seconds_total";
 
@@ -88,7 +91,7 @@ impl Meter {
         self.engine = engine;
     }
 
-    /// Waits until it is time, or until `needed` is not written down and must be; then writes down what was heard,
+    /// Waits until it is time, or much was heard, or until `needed` is not written down and must be; then writes down what was heard,
     /// trying again while Postgres is away. Pending while there is nothing to write. Cancel-safe: an attempt under way
     /// is continued by the next call.
     ///
@@ -99,7 +102,7 @@ impl Meter {
             if self.is_done() {
                 return std::future::pending().await;
             }
-            if self.metered >= needed {
+            if self.metered >= needed && self.heard - self.metered < AT_ONCE {
                 tokio::time::sleep_until(self.due).await;
             }
             let metered = Metered {

@@ -99,7 +99,7 @@ impl Service {
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }
-        self.engines.capacity().take().ok_or_else(|| wire::busy(RETRY_AFTER))
+        self.engines.take().ok_or_else(|| wire::busy(RETRY_AFTER))
     }
 
     /// Takes the stream over in the database; from here on nobody else can write to it.
@@ -157,8 +157,7 @@ impl wire::Transcription for Service {
         count("opened");
 
         let (outgoing, responses) = mpsc::channel(MESSAGES_WAITING_MAX);
-        let opened =
-            Outgoing::Opened(Opened { resume_at: resume_at.0, room: self.engines.capacity().room() });
+        let opened = Outgoing::Opened(Opened { resume_at: resume_at.0, room: self.engines.room() });
         // The channel was just made and has room.
         let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(opened) }));
         let means = self.means(&source, &open);

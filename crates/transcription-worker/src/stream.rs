@@ -20,7 +20,6 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
-    capacity::Capacity,
     filter::{Filter, Verdict},
     finals::{Finals, Utterance},
     hearing::{EMBEDDED_LANGUAGE, Engines, Heard, Hearing},
@@ -101,7 +100,7 @@ pub(crate) struct StreamTask {
     partials: Partials,
     meter: Meter,
     filter: Filter,
-    capacity: Capacity,
+    engines: Engines,
     clock: Clock,
     /// Of a room; the words of any other source are all its participant's.
     speakers: Option<Speakers>,
@@ -148,7 +147,7 @@ impl StreamTask {
             partials,
             meter,
             filter: Filter::new(clock.now()),
-            capacity: engines.capacity().clone(),
+            engines,
             clock,
             speakers,
             unattributed: None,
@@ -258,7 +257,7 @@ impl StreamTask {
     fn acknowledgement(&self) -> TranscribeResponse {
         let acknowledged = Acknowledged {
             samples: self.acknowledged.0,
-            room: self.capacity.room(),
+            room: self.engines.room(),
             filtered: self.filter.filtered,
         };
         TranscribeResponse { message: Some(Outgoing::Acknowledged(acknowledged)) }

@@ -14,6 +14,20 @@ async fn no_log_holds_a_token_or_a_word() {
     alice.init(json!({"encoding": "pcm_s16le"})).await;
     alice.pour(&sound::pcm(&recording("LJ001-0008").samples()), 3_200).await;
     alice.stop().await;
+    // Captions of a back end, kept and shown, refused and broken; the address of an egress.
+    for is_final in [true, false] {
+        let caption =
+            json!({"sessionSlug": room.slug, "utteranceId": "u", "text": "MARKER-said", "isFinal": is_final});
+        assert_eq!(stack.post("/api/realtime/transcribe/broadcast", &caption).await.0, 200);
+    }
+    let whole = json!({"sessionSlug": room.slug, "type": "transcript", "text": "MARKER-whole"});
+    assert_eq!(stack.post("/api/transcripts", &whole).await.0, 200);
+    let broken = json!({"sessionSlug": room.slug, "utteranceId": 7, "text": "MARKER-broken"});
+    assert_eq!(stack.post("/api/realtime/transcribe/broadcast", &broken).await.0, 400);
+    let egress = format!("ws://127.0.0.1:{}/egress/audio/id/TR_1?token=MARKER-egress", stack.nginx.http_port);
+    assert_eq!(Client::connect(&egress, &[]).await.ended().await.1, 1008);
+    let search = stack.http("/api/transcripts/search?q=MARKER-searched&token=MARKER-searching");
+    assert_eq!(reqwest::get(search).await.unwrap().status(), 401);
     let mut refused = room.open("token=MARKER-refused").await;
     assert_eq!(refused.ended().await.1, 1008);
     assert_eq!(

@@ -76,7 +76,8 @@ async fn a_broadcast_is_checked_field_by_field() {
     let (status, answer) = post(&stage, BROADCAST, None, "{").await;
     assert_eq!((status, &answer["error"]), (400, &json!("Invalid JSON")));
     assert!(answer["details"].is_string(), "{answer}");
-    assert_eq!(post(&stage, BROADCAST, None, "[]").await.1["error"], "Invalid JSON");
+    assert_eq!(post(&stage, BROADCAST, None, "null").await.1["error"], "Invalid JSON");
+    assert_eq!(post(&stage, BROADCAST, None, "[]").await.1["error"], "Missing sessionSlug");
     for (body, error) in [
         (json!({}), "Missing sessionSlug"),
         (json!({"sessionSlug": 7, "text": "a", "utteranceId": "u"}), "Missing sessionSlug"),
