@@ -313,6 +313,9 @@ async fn a_room_that_is_over_ends_its_session_unless_that_began_later() {
     let track = room.join("alice", "Alice").publish();
     house.start().await;
     house.sends(&[track.id()]).await;
+    // A stream that opens later would open the session again.
+    let worker = &house.stage.worker;
+    eventually("it is heard", async || worker.heard(|heard| heard.resumed_at.len() == 1)).await;
     room.finish();
     eventually("the session has ended", async || house.status().await == SessionStatus::Ended).await;
     house.sends(&[]).await;
