@@ -28,13 +28,24 @@ setup: ## Install the system packages that `make run` needs, where they are miss
 
 setup-test:
 	@$(DEV)/install-packages test
-	@$(MAKE) --no-print-directory node
+	@$(MAKE) --no-print-directory peers
 
-# Old clients are Node programs: the tests have one, and so do the measurements.
+# Clients of others are programs for Node and Python: the tests have some, and so do the measurements. What they need is
+# installed anew when their list of it changes; it belongs to this checkout, not to the machine.
 NODE := crates/testkit/node
-.PHONY: node
-node:
-	@[ -d $(NODE)/node_modules/ws ] || npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
+PYTHON := crates/testkit/python
+.PHONY: peers
+peers: $(NODE)/node_modules/.installed $(PYTHON)/packages/.installed
+	@:
+
+$(NODE)/node_modules/.installed: $(NODE)/package.json
+	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+$(PYTHON)/packages/.installed: $(PYTHON)/requirements.txt
+	@rm -rf $(@D)
+	@python3 -m pip install --target $(@D) --requirement $< --quiet --disable-pip-version-check --root-user-action ignore
+	@touch $@
 
 tools:
 	@$(DEV)/fetch-model tools
