@@ -124,6 +124,9 @@ const enter = async (name) => {
   check(history.map(({ username, type, content }) => [username, type, content]), said, "newest first");
   check(new Set(history.map(({ id }) => id)).size, said.length, "an id for each");
   alice.socket.emit("leaveRoom", room);
+  // Events of one socket are taken in order, so this is the answer of somebody who has left.
+  alice.socket.emit("requestHistory");
+  await alice.next("messageHistory");
   bob.socket.emit("sendMessage", { content: "nobody hears", roomId: room });
   await bob.next("message", ({ content }) => content === "nobody hears");
   bob.socket.emit("sendMessage", { content: `bye ${room}` });
