@@ -108,6 +108,11 @@ impl Close {
         }
     }
 
+    /// Whether the same client may come back by itself, as it is.
+    pub(crate) const fn invites_back(self) -> bool {
+        matches!(self, Self::GoingAway | Self::Fault | Self::Busy | Self::Heartbeat | Self::SlowFollower)
+    }
+
     /// How an open socket ends after a fault.
     pub(crate) const fn after(fault: FaultKind) -> Self {
         match fault {

@@ -1,4 +1,5 @@
-//! One established WebSocket: what it says, what it is told, and how it ends. One task each.
+//! One client of captions, on a WebSocket or in Socket.IO's `/captions`: what it says, what it is told, and how it ends. One
+//! task each.
 
 mod resume;
 mod voice;
@@ -17,11 +18,12 @@ use crate::{
     close::Close,
     feed::{self, Feed},
     limits::TooOften,
+    line::Line,
     metrics::Refused,
     order::Page,
     protocol::{self, ClientMessage, Shape},
     pulse::{Beat, Leaving, Pulse, Rhythm, reconnect_after},
-    socket::{Received, Socket, Unsent},
+    socket::{Received, Unsent},
     source::{Command, Next},
     transcript::Transcript,
     update::Update,
@@ -95,7 +97,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     let _open = edge.tally.connection();
     let began = Instant::now();
     let outcome = connection.run().await;
-    let Connection { socket, received, delivered, voice, blocked, .. } = *connection;
+    let Connection { line, received, delivered, voice, blocked, .. } = *connection;
     if let (Some(command), Voice::Speaking(source) | Voice::Stopping(source)) = (blocked, voice) {
         edge.life.spawn(source.deliver(vec![command]));
     }
@@ -105,7 +107,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     };
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
-        Box::pin(socket.close(last, close, edge.life.stopping())).await;
+        Box::pin(line.close(last, close, edge.life.stopping())).await;
     }
     let seconds = began.elapsed().as_secs();
     tracing::info!(code, seconds, received, delivered, "connection ended");
@@ -114,7 +116,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
 /// An established WebSocket and what is known of it.
 pub(crate) struct Connection {
     edge: Arc<Edge>,
-    socket: Socket,
+    line: Line,
     peer: Peer,
     follower: Follower<SessionSlug, Update>,
     feed: Arc<Feed<Transcript>>,
@@ -158,7 +160,7 @@ enum Event {
 
 impl Connection {
     /// A participant joins its session.
-    pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, peer: Peer) -> Box<Self> {
+    pub(crate) fn new(edge: &Arc<Edge>, line: Line, peer: Peer) -> Box<Self> {
         edge.sessions.present(&peer.principal);
         let mut follower = edge.transcripts.hub.follower();
         let feed = edge.transcripts.join(edge, &mut follower, peer.principal.session());
@@ -179,7 +181,7 @@ impl Connection {
             warned_at: None,
             pulse: Pulse::new(rhythm, peer.principal.expires_at(), &edge.clock),
             edge: edge.clone(),
-            socket,
+            line,
             peer,
             follower,
             feed,
@@ -207,7 +209,7 @@ impl Connection {
     }
 
     async fn wake(&mut self) -> Event {
-        let Self { edge, socket, follower, replay, last_word, voice, blocked, early, pulse, .. } = self;
+        let Self { edge, line, follower, replay, last_word, voice, blocked, early, pulse, .. } = self;
         let leaving = pulse.leaving;
         let early_at = early.as_ref().map(|early| early.1);
         let is_blocked = blocked.is_some();
@@ -219,7 +221,7 @@ impl Connection {
             }
         };
         tokio::select! {
-            received = socket.receive(), if reads => Event::Received(received),
+            received = line.receive(), if reads => Event::Received(received),
             taken = follower.take() => Event::Update(taken),
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
             Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
@@ -271,6 +273,7 @@ impl Connection {
                 let (fault, text) = match close {
                     Close::TooBig => (FaultKind::TooLarge, "a message may have at most 1 MiB"),
                     Close::BadData => (FaultKind::BadData, "text messages must be UTF-8"),
+                    Close::Busy => (FaultKind::Overloaded, "too many messages at once"),
                     _ => (FaultKind::Caller, "the WebSocket protocol was broken"),
                 };
                 end_with(close, protocol::error(fault, text, None))
@@ -450,7 +453,7 @@ impl Connection {
     }
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
-        match self.socket.send(texts).await {
+        match self.line.send(texts).await {
             Ok(()) => GO_ON,
             Err(unsent) => {
                 self.edge.tally.undelivered();
@@ -476,7 +479,7 @@ impl Connection {
         self.edge.sessions.present(&self.peer.principal);
         match beat {
             Beat::Dead => end(Close::Heartbeat),
-            Beat::Ping => match self.socket.ping().await {
+            Beat::Ping => match self.line.ping().await {
                 Ok(()) => GO_ON,
                 Err(unsent) => Flow::Break(unsent.into()),
             },

@@ -13,7 +13,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use settings::Network;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::sleep,
 };
 
@@ -46,8 +45,8 @@ pub(crate) enum Door {
     Chat,
 }
 
-/// Accepts until the edge drains. Doors share their `places`.
-pub(crate) async fn accept(edge: Arc<Edge>, door: Door, listener: TcpListener, places: Arc<Semaphore>) {
+/// Accepts until the edge drains.
+pub(crate) async fn accept(edge: Arc<Edge>, door: Door, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             () = edge.life.draining().cancelled() => return,
@@ -61,7 +60,7 @@ pub(crate) async fn accept(edge: Arc<Edge>, door: Door, listener: TcpListener, p
                 continue;
             }
         };
-        match places.clone().try_acquire_owned() {
+        match edge.places.clone().try_acquire_owned() {
             Ok(place) => edge.life.spawn(serve(edge.clone(), door, stream, peer, Arc::new(place))),
             Err(_) => {
                 edge.tally.error("every connection is taken".to_owned(), edge.clock.now());

@@ -16,9 +16,11 @@ use crate::{
     door::Door,
     egress::{self, EGRESS_PATH},
     limits::TooOften,
+    line::Line,
     protocol,
     settings::UpgradeAuth,
     socket::Socket,
+    socketio::{self, Denied},
     tab::{self, Tab, protocol::Problem},
 };
 
@@ -28,11 +30,8 @@ pub(crate) const WEBSOCKET_PATH: &str = "/api/realtime/transcribe";
 /// Where clients of notifications connect.
 pub(crate) const TAB_PATH: &str = "/ws";
 
-/// Where those of Socket.IO would, who speak another language.
-const SOCKET_IO_PATH: &str = "/socket.io";
-
 /// When a client that came during a drain may try another edge.
-const DRAINING_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const DRAINING_RETRY: Duration = Duration::from_secs(1);
 
 /// A place among the connections of this edge; given back when the last clone is dropped.
 pub(crate) type Place = Arc<OwnedSemaphorePermit>;
@@ -50,7 +49,7 @@ pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 /// Why a handshake is refused, once it is one.
-struct Refusal {
+pub(crate) struct Refusal {
     fault: FaultKind,
     message: String,
     close: Close,
@@ -75,8 +74,15 @@ impl From<AuthError> for Refusal {
     }
 }
 
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { fault: refusal.fault, text: refusal.message }
+    }
+}
+
 /// What is behind a path.
 enum Behind {
+    SocketIo,
     Captions,
     Notifications,
     Egress,
@@ -84,11 +90,12 @@ enum Behind {
 
 fn behind(door: Door, path: &str) -> Option<Behind> {
     match (door, path) {
+        _ if socketio::serves(path) => Some(Behind::SocketIo),
         (Door::Main, WEBSOCKET_PATH) => Some(Behind::Captions),
         (Door::Main, _) if path.starts_with(EGRESS_PATH) => Some(Behind::Egress),
         (Door::Main, _) if path.strip_suffix('/').unwrap_or(path) == TAB_PATH => Some(Behind::Notifications),
         // System C takes any path.
-        (Door::Chat, _) if !path.starts_with(SOCKET_IO_PATH) => Some(Behind::Notifications),
+        (Door::Chat, _) => Some(Behind::Notifications),
         _ => None,
     }
 }
@@ -115,15 +122,22 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
         let answer = answers::error(StatusCode::SERVICE_UNAVAILABLE, "This server is restarting, reconnect");
         return refused(edge, &path, FaultKind::Overloaded, answers::retry_after(answer, DRAINING_RETRY));
     }
-    if let Err(TooOften { retry_after }) = edge.limits.address_handshake(client) {
+    let query = request.uri().query().unwrap_or_default();
+    // Whoever goes over to a WebSocket has been counted.
+    let is_known = matches!(behind, Behind::SocketIo) && socketio::has_sid(query);
+    if !is_known && let Err(TooOften { retry_after }) = edge.limits.address_handshake(client) {
         let answer =
             answers::error(StatusCode::TOO_MANY_REQUESTS, "Too many new connections from this address");
         return refused(edge, &path, FaultKind::Overloaded, answers::retry_after(answer, retry_after));
     }
-    let query = request.uri().query().unwrap_or_default();
+    if matches!(behind, Behind::SocketIo)
+        && let Err(answer) = socketio::check_upgrade(query)
+    {
+        return refused(edge, &path, FaultKind::Caller, *answer);
+    }
     match behind {
         Behind::Captions => {
-            let peer = peer(edge, request.headers(), query);
+            let peer = peer(edge, request.headers(), |name| parameter(query, name));
             if let Err(refusal) = &peer
                 && edge.settings.upgrade_auth == UpgradeAuth::Reject
             {
@@ -139,7 +153,7 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
                 match peer {
                     Ok(peer) => {
                         visit.established(&edge);
-                        connection::serve(Connection::new(&edge, socket, peer)).await;
+                        connection::serve(Connection::new(&edge, Line::WebSocket(socket), peer)).await;
                     }
                     Err(Refusal { fault, message, close, retry_after }) => {
                         visit.refused(&edge, fault, close, &message);
@@ -149,15 +163,16 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
                 }
             });
         }
+        Behind::SocketIo => join(edge, client, path, request),
         Behind::Egress => egress(edge, client, path, request),
         Behind::Notifications => {
-            let user = user(edge, request.headers(), query);
+            let user = user(edge, request.headers(), parameter(query, "token"));
             let bytes_max = tab::MESSAGE_BYTES_MAX;
             establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
                 match user {
                     Ok(user) => {
                         visit.established(&edge);
-                        tab::serve(Tab::new(&edge, socket, user)).await;
+                        tab::serve(Tab::new(&edge, Line::WebSocket(socket), user)).await;
                     }
                     Err((problem, close)) => {
                         visit.refused(&edge, problem.fault(), close, problem.text());
@@ -169,6 +184,19 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
         }
     }
     switching_protocols(&accept)
+}
+
+/// The joining of a WebSocket to Socket.IO, which has its own ways to say who may not.
+fn join<B>(edge: &Arc<Edge>, client: IpAddr, path: String, mut request: Request<B>) {
+    let upgraded = hyper::upgrade::on(&mut request);
+    let Some(place) = request.extensions_mut().remove::<Place>() else { return };
+    let (head, _) = request.into_parts();
+    let task_edge = edge.clone();
+    edge.life.spawn(async move {
+        if !socketio::join(&task_edge, client, place, Request::from_parts(head, ()), upgraded).await {
+            tracing::info!(path, %client, "upgrade abandoned by the client");
+        }
+    });
 }
 
 /// The establishing of an egress: who it is may have to be looked up.
@@ -254,16 +282,20 @@ fn refused(edge: &Edge, path: &str, fault: FaultKind, answer: Answer) -> Answer 
     answer
 }
 
-/// Who asks, and for what.
-fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> {
+/// Who asks, and for what; whatever is asked for has a name.
+pub(crate) fn peer(
+    edge: &Edge,
+    headers: &HeaderMap,
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<Peer, Refusal> {
     if !answers::is_allowed(&edge.settings.origins, headers.get(header::ORIGIN)) {
         return Err(Refusal {
             fault: FaultKind::Forbidden,
             ..Refusal::wrong("pages of this origin may not connect: see CORS_ORIGIN of the server")
         });
     }
-    let token = parameter(query, "token").or_else(|| bearer(headers).map(str::to_owned)).unwrap_or_default();
-    let principal = match parameter(query, "sessionSlug").filter(|slug| !slug.is_empty()) {
+    let token = value("token").or_else(|| bearer(headers).map(str::to_owned)).unwrap_or_default();
+    let principal = match value("sessionSlug").filter(|slug| !slug.is_empty()) {
         None => edge.tokens.verify(&token)?,
         Some(slug) => match slug.parse::<SessionSlug>() {
             Ok(slug) => edge.tokens.verify_for(&token, &slug)?,
@@ -284,7 +316,7 @@ fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> 
             retry_after: Some(retry_after),
         });
     }
-    let since = match parameter(query, "since").filter(|since| !since.is_empty()) {
+    let since = match value("since").filter(|since| !since.is_empty()) {
         None => None,
         Some(since) => {
             let since =
@@ -292,13 +324,13 @@ fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> 
             Some(Sequence(since))
         }
     };
-    let shape = match parameter(query, "messages") {
+    let shape = match value("messages") {
         None => edge.settings.shape,
         Some(shape) => {
             shape.parse().map_err(|()| Refusal::wrong("messages must be split, transcript or both"))?
         }
     };
-    let partials = match parameter(query, "partials").as_deref() {
+    let partials = match value("partials").as_deref() {
         None | Some("true" | "1") => true,
         Some("false" | "0") => false,
         Some(_) => return Err(Refusal::wrong("partials must be true or false")),
@@ -307,11 +339,15 @@ fn peer(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<Peer, Refusal> 
 }
 
 /// Which user asks, or what it is told instead and how its socket ends.
-fn user(edge: &Edge, headers: &HeaderMap, query: &str) -> Result<User, (Problem, Close)> {
+pub(crate) fn user(
+    edge: &Edge,
+    headers: &HeaderMap,
+    token: Option<String>,
+) -> Result<User, (Problem, Close)> {
     if !answers::is_allowed(&edge.settings.origins, headers.get(header::ORIGIN)) {
         return Err((Problem::Origin, Close::Policy));
     }
-    let token = parameter(query, "token").filter(|token| !token.trim().is_empty());
+    let token = token.filter(|token| !token.trim().is_empty());
     // Some clients encode it twice; no token holds a percent sign by itself.
     let token = token.map(|token| if token.contains('%') { decoded(&token) } else { token });
     let token = token.or_else(|| bearer(headers).map(str::to_owned)).unwrap_or_default();

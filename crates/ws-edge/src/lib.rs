@@ -20,6 +20,7 @@ mod gate;
 mod handshake;
 mod happenings;
 mod limits;
+mod line;
 mod metrics;
 mod news;
 mod order;
@@ -35,6 +36,7 @@ mod service;
 mod sessions;
 mod settings;
 mod socket;
+mod socketio;
 mod source;
 mod spread;
 mod stats;
@@ -60,7 +62,8 @@ pub use settings::EdgeSettings;
 
 use crate::{
     desk::Desks, door::Door, feed::Feeds, happenings::Happenings, limits::Limits, metrics::Tally,
-    presence::Presence, rooms::Rooms, sessions::Sessions, stats::Stats, transcript::Transcript,
+    presence::Presence, rooms::Rooms, sessions::Sessions, socketio::SocketIoServer, stats::Stats,
+    transcript::Transcript,
 };
 
 /// How long a drain may take: what the stages below need, and a little more.
@@ -134,6 +137,9 @@ pub(crate) struct Edge {
     transcripts: Feeds<Transcript>,
     happenings: Feeds<Happenings>,
     presence: Presence,
+    socketio: SocketIoServer,
+    /// Places for connections, of every door.
+    places: Arc<Semaphore>,
     tally: Tally,
     stats: Stats,
     /// Places for those who read whole transcripts.
@@ -201,7 +207,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     let (sessions, notes) = Sessions::new(clock.clone());
     let (wishes, wished) = feed::wishes();
     let (presence, changed) = Presence::new();
-    let edge = Arc::new(Edge {
+    let edge = Arc::new_cyclic(|edge| Edge {
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
         users,
         keys: ServiceKeys::new(settings.service_keys.clone()),
@@ -222,6 +228,8 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         transcripts: Feeds::new(settings.follower_queue, wishes.clone()),
         happenings: Feeds::new(settings.follower_queue, wishes),
         presence,
+        socketio: SocketIoServer::new(&settings.socketio, edge),
+        places: Arc::new(Semaphore::new(settings.connections_max)),
         tally: Tally::new(),
         readers: Semaphore::new(rest::READERS_MAX),
         desks: Desks::new(),
@@ -249,10 +257,9 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
     life.spawn_companion("presence", presence::tell(edge.clone(), changed));
-    let places = Arc::new(Semaphore::new(edge.settings.connections_max));
-    life.spawn_critical("door", door::accept(edge.clone(), Door::Main, listener, places.clone()));
+    life.spawn_critical("door", door::accept(edge.clone(), Door::Main, listener));
     if let Some(chat) = chat {
-        life.spawn_critical("chat door", door::accept(edge.clone(), Door::Chat, chat, places));
+        life.spawn_critical("chat door", door::accept(edge.clone(), Door::Chat, chat));
     }
     life.spawn(say_farewell(edge.clone()));
     life.spawn(announce(edge.clone()));

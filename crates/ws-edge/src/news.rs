@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanout::Item;
 use model::{Sequence, Topic};
+use tungstenite::Utf8Bytes;
 
 use crate::{happenings::Happening, socket::frames, tab::protocol};
 
@@ -16,10 +17,10 @@ struct Told {
     topic: Topic,
     /// Its place, when it is kept.
     sequence: Option<Sequence>,
-    /// What clients read, as it stands on the wire.
+    /// What clients read.
+    texts: Vec<Utf8Bytes>,
+    /// The same as it stands on the wire of a WebSocket.
     frames: Bytes,
-    /// How many messages that is.
-    messages: usize,
 }
 
 impl News {
@@ -30,7 +31,7 @@ impl News {
         if let (Topic::User(user), Some(unread)) = (topic, happening.unread) {
             texts.push(protocol::unread_count(user, unread));
         }
-        let told = Told { topic: topic.clone(), sequence, frames: frames(&texts), messages: texts.len() };
+        let told = Told { topic: topic.clone(), sequence, frames: frames(&texts), texts };
         Self(Arc::new(told))
     }
 
@@ -42,9 +43,14 @@ impl News {
         self.0.sequence
     }
 
-    /// What clients read, as it stands on the wire, and how many messages that is.
-    pub(crate) fn frames(&self) -> (&[u8], usize) {
-        (&self.0.frames, self.0.messages)
+    /// What clients read.
+    pub(crate) fn texts(&self) -> &[Utf8Bytes] {
+        &self.0.texts
+    }
+
+    /// The same as it stands on the wire of a WebSocket.
+    pub(crate) fn frames(&self) -> &[u8] {
+        &self.0.frames
     }
 }
 

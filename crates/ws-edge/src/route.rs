@@ -14,7 +14,7 @@ use crate::{
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
     metrics::SessionFigures,
-    rest,
+    rest, socketio,
     transcript::Transcript,
     transcription,
 };
@@ -22,8 +22,8 @@ use crate::{
 /// Answers one request.
 pub(crate) async fn answer<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer
 where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body<Data = Bytes> + std::fmt::Debug + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Debug,
 {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (began, is_post) = (Instant::now(), request.method() == Method::POST);
@@ -31,6 +31,8 @@ where
         (transcription::is_caption(request.uri().path()), rest::serves(request.uri().path()));
     let mut answer = if handshake::is_upgrade(&request) {
         handshake::upgrade(edge, door, client, request)
+    } else if socketio::serves(request.uri().path()) && request.method() != Method::OPTIONS {
+        socketio::answer(edge, client, request).await
     } else {
         route(edge, door, request).await
     };

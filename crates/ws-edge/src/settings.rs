@@ -39,6 +39,9 @@
 //! | `FOLLOWER_QUEUE` | 256 | captions or events that may wait for one follower before it is too slow |
 //! | `PING_INTERVAL_MS` | 15000 | between pings; a socket that leaves three unanswered is closed |
 //! | `WRITE_LIMIT_MS` | 10000 | how long one message may take to leave |
+//! | `SOCKETIO_PING_INTERVAL_MS`, `SOCKETIO_PING_TIMEOUT_MS` | 25000, 60000 | between pings of Socket.IO, and how long an answer may take |
+//! | `SOCKETIO_UPGRADE_TIMEOUT_MS` | 10000 | how long a Socket.IO client may take from polling to a WebSocket |
+//! | `SOCKETIO_MESSAGE_BYTES_MAX` | 1000000 | largest message, or body of a poll, of a Socket.IO client (`maxHttpBufferSize`) |
 //! | `RESUME_SECONDS` | 30 | how long a stream waits for its client after `init`, when the socket is lost; 0 to 3600 |
 //! | `REJOIN_SECONDS` | 15 | the same for clients without `init`: the time away becomes silence; 0 to 30 |
 //! | `DRAIN_SPREAD_MS` | 3000 | over which a draining edge sends its clients away |
@@ -59,7 +62,7 @@ use settings::{Network, Problems, Reader, Secret};
 use storage::StorageSettings;
 use telemetry::TelemetrySettings;
 
-use crate::{access::AccessHook, protocol::Shape, rest::CostPerMinute};
+use crate::{access::AccessHook, protocol::Shape, rest::CostPerMinute, socketio::SocketIoSettings};
 
 /// How a failed authentication is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +164,7 @@ pub struct EdgeSettings {
     pub(crate) ping_interval: Duration,
     pub(crate) tab_ping_interval: Duration,
     pub(crate) write_limit: Duration,
+    pub(crate) socketio: SocketIoSettings,
     /// How long a stream waits for a client that knows `resume`.
     pub(crate) resume: Duration,
     /// How long it waits for one that does not. What is missing then is silence, of which an uplink takes 30 s.
@@ -237,6 +241,7 @@ impl EdgeSettings {
             reader.millis("WS_PING_INTERVAL_MS", Duration::from_secs(30)).max(Duration::from_millis(10));
         let write_limit =
             reader.millis("WRITE_LIMIT_MS", Duration::from_secs(10)).max(Duration::from_millis(10));
+        let socketio = SocketIoSettings::read(&mut reader);
         let drain_spread = reader.millis("DRAIN_SPREAD_MS", Duration::from_secs(3));
         let resume = seconds(&mut reader, "RESUME_SECONDS", 30, 3_600);
         let rejoin = seconds(&mut reader, "REJOIN_SECONDS", 15, 30);
@@ -286,6 +291,7 @@ impl EdgeSettings {
                 ping_interval,
                 tab_ping_interval,
                 write_limit,
+                socketio,
                 resume,
                 rejoin,
                 drain_spread,

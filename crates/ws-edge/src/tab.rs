@@ -20,11 +20,12 @@ use crate::{
     close::Close,
     gate::Gate,
     limits::TooOften,
+    line::Line,
     metrics::Refused,
     news::News,
     presence::Presence,
     pulse::{Beat, Pulse, Rhythm, reconnect_after},
-    socket::{Received, Socket, Unsent},
+    socket::{Received, Unsent},
 };
 
 use protocol::{ClientMessage, Problem};
@@ -80,7 +81,7 @@ pub(crate) async fn serve(mut tab: Box<Tab>) {
     let _here = Presence::enter(&edge, tab.user.id());
     let began = Instant::now();
     let outcome = tab.run().await;
-    let Tab { socket, received, delivered, channels, .. } = *tab;
+    let Tab { line, received, delivered, channels, .. } = *tab;
     let code = match &outcome {
         End::Gone => 0,
         End::Close(close, _) => close.code(),
@@ -91,7 +92,7 @@ pub(crate) async fn serve(mut tab: Box<Tab>) {
     }
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
-        Box::pin(socket.close(last, close, edge.life.stopping())).await;
+        Box::pin(line.close(last, close, edge.life.stopping())).await;
     }
     let seconds = began.elapsed().as_secs();
     tracing::info!(code, seconds, received, delivered, followed, "tab ended");
@@ -100,7 +101,7 @@ pub(crate) async fn serve(mut tab: Box<Tab>) {
 /// An established `/ws` and what is known of it. There are many and most of them wait: seldom state is boxed.
 pub(crate) struct Tab {
     edge: Arc<Edge>,
-    socket: Socket,
+    line: Line,
     /// Names this connection to the limits.
     id: u64,
     user: User,
@@ -155,7 +156,7 @@ fn orders(edge: &Edge) -> FuturesUnordered<BoxFuture<'static, Order>> {
 }
 
 impl Tab {
-    pub(crate) fn new(edge: &Arc<Edge>, socket: Socket, user: User) -> Box<Self> {
+    pub(crate) fn new(edge: &Arc<Edge>, line: Line, user: User) -> Box<Self> {
         let rhythm =
             Rhythm { interval: edge.settings.tab_ping_interval, unanswered_max: PINGS_UNANSWERED_MAX };
         Box::new(Self {
@@ -173,7 +174,7 @@ impl Tab {
             received: 0,
             delivered: 0,
             edge: edge.clone(),
-            socket,
+            line,
             user,
         })
     }
@@ -193,13 +194,13 @@ impl Tab {
     /// Waits for whatever comes first. News are looked for at every turn, everything else when it has called: it keeps
     /// our waker in the socket, the alarm, the readings and the orders themselves.
     async fn wake(&mut self) -> Event {
-        let Self { socket, follower, reading, asking, pulse, orders, gate, .. } = self;
+        let Self { line, follower, reading, asking, pulse, orders, gate, .. } = self;
         poll_fn(|context| {
             let other = gate.poll(context, |context| {
                 let reads = asking.is_none();
                 let other = async {
                     tokio::select! {
-                        received = socket.receive(), if reads => Event::Received(received),
+                        received = line.receive(), if reads => Event::Received(received),
                         Some(read) = OptionFuture::from(reading.as_mut().map(|(_, reading)| reading)) => {
                             Event::Read(read)
                         }
@@ -344,7 +345,7 @@ impl Tab {
     }
 
     async fn tell(&mut self, taken: Taken<News>) -> Flow {
-        let (mut first, mut more, mut messages): (Option<News>, Vec<u8>, usize) = (None, Vec::new(), 0);
+        let (mut first, mut more, mut messages): (Option<News>, Vec<News>, usize) = (None, Vec::new(), 0);
         let (mut next, mut is_late) = (Some(taken), false);
         while let Some(taken) = next {
             let Taken::Item(news) = taken else {
@@ -352,24 +353,18 @@ impl Tab {
                 break;
             };
             if self.is_news(&news) {
-                messages += news.frames().1;
-                // Almost always there is one, which goes out as it is.
+                messages += news.texts().len();
+                // Almost always there is one.
                 match &first {
                     None => first = Some(news),
-                    Some(first) => {
-                        if more.is_empty() {
-                            more.extend(first.frames().0);
-                        }
-                        more.extend(news.frames().0);
-                    }
+                    Some(_) => more.push(news),
                 }
             }
             next = if messages < BATCH_MAX { self.follower.try_take() } else { None };
         }
         if let Some(first) = &first {
             self.count_delivered(messages);
-            let frames = if more.is_empty() { first.frames().0 } else { &more };
-            if let Err(unsent) = self.socket.send_frames(frames).await {
+            if let Err(unsent) = self.line.tell(first, &more).await {
                 self.edge.tally.undelivered();
                 return Flow::Break(unsent.into());
             }
@@ -395,7 +390,7 @@ impl Tab {
     }
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
-        match self.socket.send(texts).await {
+        match self.line.send(texts).await {
             Ok(()) => GO_ON,
             Err(unsent) => {
                 self.edge.tally.undelivered();
@@ -414,7 +409,7 @@ impl Tab {
         match self.pulse.beat(self.asking.is_some()) {
             None => GO_ON,
             Some(Beat::Dead) => Flow::Break(End::Close(Close::Heartbeat, None)),
-            Some(Beat::Ping) => match self.socket.ping().await {
+            Some(Beat::Ping) => match self.line.ping().await {
                 Ok(()) => GO_ON,
                 Err(unsent) => Flow::Break(unsent.into()),
             },
