@@ -26,7 +26,7 @@ mod tab;
 pub use browser::{Browser, Microphone};
 pub use client::{Client, Heard};
 pub use log::logged;
-pub use peer::{LIBRARIES, Library, POLLING, Peer, UPGRADE, WEBSOCKET};
+pub use peer::{LIBRARIES, Library, POLLING, Peer, UPGRADE, WEBSOCKET, binary};
 pub use process::{Output, resident_mib, run};
 pub use raw::{Frame, RawSocket, frames};
 pub use room::{Room, text};

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use base64ct::{Base64, Encoding as _};
 use serde_json::{Value, json};
 
 use crate::Script;
@@ -25,6 +26,11 @@ pub const POLLING: &[&str] = &["polling"];
 /// Long polling, and then a WebSocket when there may be one.
 pub const UPGRADE: &[&str] = &["polling", "websocket"];
 
+/// Bytes as a [`Peer`] is ordered to send them.
+pub fn binary(bytes: &[u8]) -> Value {
+    json!({"$bytes": Base64::encode_string(bytes)})
+}
+
 /// A client of Socket.IO that is a program of others. It comes back by itself when it loses the connection.
 pub struct Peer {
     script: Script,
@@ -34,14 +40,17 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts one for these namespaces of a port of this machine; `options` are those of its library.
+    /// Starts one for these namespaces of a port of this machine. `says` is what it says of itself when it enters: its
+    /// `auth`, or its query where the library knows no `auth`.
     pub fn start(
         library: Library,
         port: u16,
         transports: &[&str],
         namespaces: &[&str],
-        options: Value,
+        says: &Value,
     ) -> Self {
+        let place = if library == Library::Npm(2) { "query" } else { "auth" };
+        let options = json!({place: says, "reconnectionDelay": 100, "reconnectionDelayMax": 1000});
         let mut argument = json!({"url": format!("http://127.0.0.1:{port}"), "transports": transports,
             "namespaces": namespaces, "options": options});
         let script = match library {

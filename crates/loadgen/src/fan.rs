@@ -327,7 +327,6 @@ mod tests {
                 lane.event(event, plan.followers, true).await.unwrap();
             }
             assert_eq!(lane.spans.len(), plan.events, "each was told to all of them");
-            assert!(cost(lane, &plan).cpu_us > 0.0);
         }
     }
 }

@@ -94,10 +94,11 @@ const enter = async (name) => {
     const message = await one.next("message", ({ content }) => content === hello);
     checkMessage(message, { userId: alice.id, username: "Alice", content: hello, roomId: "general" });
   }
-  bob.socket.emit("typing", true);
-  check(await alice.next("userTyping", ({ userId }) => userId === bob.id), { userId: bob.id, username: "Bob", isTyping: true });
-  bob.socket.emit("typing", false);
-  check(await alice.next("userTyping", ({ userId }) => userId === bob.id), { userId: bob.id, username: "Bob", isTyping: false });
+  for (const isTyping of [true, false]) {
+    bob.socket.emit("typing", isTyping);
+    const typing = await alice.next("userTyping", ({ userId }) => userId === bob.id);
+    check([typing.username, typing.isTyping], ["Bob", isTyping]);
+  }
 
   // In a room of their own, which keeps its own history and the names that were said in it.
   for (const one of [alice, bob]) {

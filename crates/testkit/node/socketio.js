@@ -2,6 +2,7 @@
 // node socketio.js '{"version":4,"url":"http://…","transports":["polling","websocket"],"options":{…},"namespaces":["/"]}'
 // Orders are JSON lines:
 //   {"emit":[NAME,ARGUMENT…],"namespace"?,"ack"?:ID,"times"?:N}  {"open":NAMESPACE,"auth"?}  {"close":NAMESPACE}
+//   {"auth":…,"namespace"?}, which it says when it comes back
 //   {"cut":true}, which loses the connection  {"end":true}, which ends this program; exit code 0.
 // It prints JSON lines: {"is":"open"|"upgraded"|"connected"|"event"|"ack"|"refused"|"disconnected"|"closed"|"broken",…}.
 // Bytes are {"$bytes":BASE64} in both; {"$text":N} and {"$zeros":N} in an order are so many letters and bytes.
@@ -88,7 +89,8 @@ const follow = (order) => {
     const answer = (...args) => print({ is: "ack", of: order.ack, args: shown(args) });
     for (let times = order.times ?? 1; times > 0; times -= 1)
       socket.emit(...said, ...(order.ack === undefined ? [] : [answer]));
-  } else if (order.open !== undefined) open(order.open, order.auth);
+  } else if (order.auth !== undefined && order.open === undefined) socket.auth = order.auth;
+  else if (order.open !== undefined) open(order.open, order.auth);
   else if (order.close !== undefined) sockets.get(order.close).disconnect();
   else if (order.cut !== undefined) manager.engine.transport.ws.terminate();
   else if (order.end !== undefined) process.exit(0);

@@ -10,7 +10,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+const UPGRADE: &str = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
 
 const CLOSE: &str = "Connection: close\r\n";
 
