@@ -101,6 +101,9 @@ text_id!(
     SLUG_BYTES_MAX
 );
 
+/// The room in which everybody is.
+const GENERAL: &str = "general";
+
 /// What begins the id of a session's own room.
 const OF_SESSION: &str = "session:";
 
@@ -111,6 +114,16 @@ text_type!(
 );
 
 impl RoomId {
+    /// The room in which everybody is, as in system B.
+    pub fn general() -> Self {
+        Self(GENERAL.to_owned())
+    }
+
+    /// Whether it is that room.
+    pub fn is_general(&self) -> bool {
+        self.0 == GENERAL
+    }
+
     /// The room of a session.
     pub fn of_session(session: &SessionSlug) -> Self {
         Self(format!("{OF_SESSION}{session}"))
