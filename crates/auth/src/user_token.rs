@@ -61,6 +61,9 @@ pub struct UserClaims {
     /// User id where `userId` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
+    /// Name to show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Not used here: it proves nothing without a signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wallet: Option<String>,
@@ -108,6 +111,7 @@ impl UserTokenError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     id: UserId,
+    name: Option<String>,
     expires_at: Timestamp,
 }
 
@@ -115,6 +119,11 @@ impl User {
     /// Who it is.
     pub fn id(&self) -> &UserId {
         &self.id
+    }
+
+    /// The name to show, when the token says.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// When the token ends.
@@ -167,7 +176,8 @@ impl UserTokens {
         }
         let id = claims.user_id.filter(|id| !id.trim().is_empty()).or(claims.sub);
         let id = id.and_then(|id| id.parse().ok()).ok_or(UserTokenError::Invalid)?;
-        Ok(User { id, expires_at: Timestamp(claims.exp.saturating_mul(1000)) })
+        let name = claims.name.filter(|name| !name.trim().is_empty());
+        Ok(User { id, name, expires_at: Timestamp(claims.exp.saturating_mul(1000)) })
     }
 
     /// Signs `claims`.
@@ -213,6 +223,7 @@ mod tests {
             user_id: Some("u1".into()),
             sub: Some("u1".into()),
             wallet: Some("w".into()),
+            name: Some("Ada".into()),
             exp: NOW_S + 60,
             ..UserClaims::default()
         }
@@ -226,12 +237,14 @@ mod tests {
         for text in [token.clone(), format!(" {token}\n"), format!("\"{token}\""), stored] {
             let user = tokens.verify(&text).unwrap();
             assert_eq!((user.id().as_str(), user.expires_at().0), ("u1", (NOW_S + 60) * 1000), "{text}");
+            assert_eq!(user.name(), Some("Ada"));
         }
         let only_sub =
             tokens.issue(&UserClaims { user_id: None, sub: Some("u3".into()), ..claims() }).unwrap();
         assert_eq!(tokens.verify(&only_sub).unwrap().id().as_str(), "u3");
-        let blank = tokens.issue(&UserClaims { user_id: Some(" ".into()), ..claims() }).unwrap();
-        assert_eq!(tokens.verify(&blank).unwrap().id().as_str(), "u1");
+        let blank = UserClaims { user_id: Some(" ".into()), name: Some(" ".into()), ..claims() };
+        let user = tokens.verify(&tokens.issue(&blank).unwrap()).unwrap();
+        assert_eq!((user.id().as_str(), user.name()), ("u1", None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Topic, UserId};
+use model::{RoomId, Topic, UserId};
 
 /// Prefix of an installation that has Redis to itself.
 pub const DEFAULT_PREFIX: &str = "parley";
@@ -27,6 +27,11 @@ impl Channels {
     /// `PREFIX:present:USER`: a sorted set of edges by when their word ends. No channel, but a name all the same.
     pub(crate) fn presence(&self, user: &UserId) -> String {
         format!("{}:present:{user}", self.prefix)
+    }
+
+    /// `PREFIX:room:ROOM`: a sorted set of seats by when an edge's word for them ends.
+    pub(crate) fn room(&self, room: &RoomId) -> String {
+        format!("{}:room:{room}", self.prefix)
     }
 
     /// The channel of other back ends with this key.

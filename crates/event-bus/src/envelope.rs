@@ -6,8 +6,9 @@
 
 use model::{
     AppEvent, Caption, Change, EngineName, Fallback, Final, Identity, JsonObject, Message, Notification,
-    NotificationChange, Outside, Partial, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
-    StreamStatus, Timestamp, Topic, TranscriptionError, Unread, UserId, UtteranceId, Word,
+    NotificationChange, Outside, Partial, RoomSign, Samples, SeatId, Sequence, SessionSlug, Speaker,
+    StreamId, StreamState, StreamStatus, Timestamp, Topic, TranscriptionError, Unread, UserId, UtteranceId,
+    Word,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -25,9 +26,10 @@ const TRANSCRIPTION_ERROR: &str = "transcription_error";
 const NOTIFICATION: &str = "notification";
 const NOTIFICATION_CHANGED: &str = "notification_changed";
 const MESSAGE: &str = "message";
+const SIGN: &str = "sign";
 const APP: &str = "app";
 
-pub(crate) const KINDS: [&str; 9] = [
+pub(crate) const KINDS: [&str; 10] = [
     PARTIAL,
     FINAL,
     STATUS,
@@ -36,6 +38,7 @@ pub(crate) const KINDS: [&str; 9] = [
     NOTIFICATION,
     NOTIFICATION_CHANGED,
     MESSAGE,
+    SIGN,
     APP,
 ];
 
@@ -180,6 +183,13 @@ struct ChangePayload {
     at: Timestamp,
 }
 
+#[derive(Serialize, Deserialize)]
+struct SignPayload {
+    from: SeatId,
+    #[serde(flatten)]
+    sign: RoomSign,
+}
+
 /// The event as it is; what another back end published has no sequence and is not passed on.
 #[derive(Serialize, Deserialize)]
 struct AppPayload {
@@ -196,6 +206,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Notification { .. } => NOTIFICATION,
         Event::NotificationChanged(_) => NOTIFICATION_CHANGED,
         Event::Message(_) => MESSAGE,
+        Event::Sign { .. } => SIGN,
         Event::App(_) => APP,
     }
 }
@@ -230,6 +241,9 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u
             seal(origin, topic, Some(changed.unread.version), kind, payload)
         }
         Event::Message(message) => seal(origin, topic, Some(message.sequence), kind, message),
+        Event::Sign { sign, from } => {
+            seal(origin, topic, None, kind, SignPayload { from: *from, sign: sign.clone() })
+        }
         Event::App(AppEvent { sequence, payload }) => {
             seal(origin, topic, *sequence, kind, AppPayload { event: payload.clone() })
         }
@@ -290,6 +304,10 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
         MESSAGE => {
             let message: Message = read(payload)?;
             Event::Message(Message { sequence: sequence.ok_or(Unreadable::Malformed)?, ..message })
+        }
+        SIGN => {
+            let SignPayload { from, sign } = read(payload)?;
+            Event::Sign { sign, from }
         }
         APP => {
             let AppPayload { event } = read(payload)?;
@@ -414,6 +432,8 @@ fn segment(payload: CaptionPayload, sequence: Sequence) -> Final {
 
 #[cfg(test)]
 mod tests {
+    use model::{Member, MessageKind};
+
     use super::*;
 
     fn topic() -> Topic {
@@ -494,14 +514,24 @@ mod tests {
             room: "r".parse().unwrap(),
             sequence: version,
             position: Sequence(11),
-            author: user,
+            author: user.clone(),
+            author_name: Some("Älice".to_owned()),
             client_message_id: Some("c".to_owned()),
-            text: "hi".to_owned(),
+            kind: MessageKind::Image,
+            text: "https://example.com/cat.png".to_owned(),
             metadata: None,
+            reply_to: Some(model::MessageId(Uuid::from_u128(7))),
             created_at: Timestamp(1),
             edited_at: Some(Timestamp(2)),
             deleted_at: None,
         };
+        let name = "Älice".to_owned();
+        let signs = [
+            RoomSign::Joined(Member { user: user.clone(), name: name.clone(), joined_at: Timestamp(8) }),
+            RoomSign::Left { user: user.clone() },
+            RoomSign::Typing { user, name, is_typing: true },
+        ];
+        let signs = signs.map(|sign| Event::Sign { sign, from: SeatId(Uuid::from_u128(9)) });
         let unread = Unread { count: 2, version };
         let mut events = vec![
             Event::Notification { notification, unread },
@@ -510,6 +540,7 @@ mod tests {
             Event::App(AppEvent { sequence: None, payload: metadata }),
         ];
         events.extend(changes);
+        events.extend(signs);
         events.extend([
             Event::Caption(Caption::Partial(partial)),
             Event::Caption(Caption::Final(segment)),

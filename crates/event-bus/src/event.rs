@@ -1,5 +1,6 @@
 use model::{
-    AppEvent, Caption, Message, Notification, NotificationChange, StreamStatus, TranscriptionError, Unread,
+    AppEvent, Caption, Message, Notification, NotificationChange, RoomSign, SeatId, StreamStatus,
+    TranscriptionError, Unread,
 };
 
 /// What followers of a topic are told.
@@ -24,6 +25,13 @@ pub enum Event {
     NotificationChanged(NotificationChange),
     /// Something was said, changed or taken back in a room.
     Message(Message),
+    /// Somebody came into a room, left it, or writes.
+    Sign {
+        /// What is told.
+        sign: RoomSign,
+        /// The seat that it is about, whose own connection knows it already.
+        from: SeatId,
+    },
     /// An application told the topic something, through us or straight through Redis.
     App(AppEvent),
 }

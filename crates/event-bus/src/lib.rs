@@ -11,6 +11,7 @@ mod event;
 mod others;
 mod presence;
 mod publisher;
+mod room_presence;
 mod state;
 mod subscriber;
 
@@ -24,6 +25,7 @@ pub use event::Event;
 pub use others::DEFAULT_OTHERS_PREFIX;
 pub use presence::{PRESENCE_INTERVAL, PRESENCE_LIFE};
 pub use publisher::{PUBLISH_FAILED_TOTAL, PUBLISHED_TOTAL};
+pub use room_presence::{ROOM_SEATS_MAX, RoomMembers};
 pub use subscriber::{
     CONNECTIONS_LOST_TOTAL, GAPS_TOTAL, IGNORED_TOTAL, QUEUE_EVENTS_MAX, Received, Subscriber,
 };

@@ -56,7 +56,8 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Option<(Stri
         | Event::Status(_)
         | Event::SessionEnded
         | Event::TranscriptionError(_)
-        | Event::Message(_) => return None,
+        | Event::Message(_)
+        | Event::Sign { .. } => return None,
     };
     let events = events.into_iter().map(|mut event| {
         if let Some(fields) = event.as_object_mut() {

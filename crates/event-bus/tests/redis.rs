@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use event_bus::{BusError, BusSettings, Event, EventBus, Received, Subscriber};
+use event_bus::{
+    BusError, BusSettings, Event, EventBus, PRESENCE_INTERVAL, PRESENCE_LIFE, ROOM_SEATS_MAX, Received,
+    RoomMembers, Subscriber,
+};
 use futures_util::FutureExt;
 use model::{
-    AppEvent, Caption, FaultKind, JsonObject, Partial, Samples, Sequence, Speaker, StreamId, StreamState,
-    StreamStatus, Timestamp, Topic, UtteranceId,
+    AppEvent, Caption, FaultKind, JsonObject, Member, Partial, RoomId, RoomSign, Samples, SeatId, Sequence,
+    Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic, UtteranceId,
 };
 use testkit::{
     Cable, PATIENCE, RedisServer, eventually, host, redis_prefix, redis_settings, redis_url, with_address,
@@ -295,7 +298,137 @@ async fn users_are_present_while_any_edge_says_so() {
     edges[1].mark_present(std::slice::from_ref(&user), later).await.unwrap();
     edges[0].mark_absent(&user).await.unwrap();
     assert!(present(later).await, "the other edge still has a connection");
-    assert!(!present(later.after(event_bus::PRESENCE_LIFE + Duration::from_millis(1))).await);
+    assert!(!present(later.after(PRESENCE_LIFE + Duration::from_millis(1))).await);
     edges[1].mark_absent(&user).await.unwrap();
     assert!(!present(later).await);
+}
+
+fn seat(number: u128) -> SeatId {
+    SeatId(uuid::Uuid::from_u128(number))
+}
+
+fn member(user: &str, joined_at: i64) -> Member {
+    let name = format!("{user} \"Ä\"");
+    Member { user: user.parse().unwrap(), name, joined_at: Timestamp(joined_at) }
+}
+
+fn people(members: &[Member]) -> RoomMembers {
+    RoomMembers { members: members.to_vec(), all: true }
+}
+
+#[tokio::test]
+async fn people_are_in_a_room_once_while_any_edge_says_so() {
+    let settings = redis_settings();
+    let edges = [EventBus::connect(&settings).unwrap(), EventBus::connect(&settings).unwrap()];
+    let room: RoomId = "session:a b".parse().unwrap();
+    let now = Timestamp(1_000_000);
+    let there = async |at| edges[1].room_members(&room, at, 100).await.unwrap();
+    assert_eq!(there(now).await, people(&[]));
+    edges[0].enter_room(&room, &[], now).await.unwrap();
+
+    // Alice by two edges and three connections, Bob by one.
+    let [alice, earlier, bob] = [member("alice", 20), member("alice", 10), member("bob", 15)];
+    let first = [(seat(1), alice.clone()), (seat(2), bob.clone()), (seat(3), alice.clone())];
+    edges[0].enter_room(&room, &first, now).await.unwrap();
+    edges[1].enter_room(&room, &[(seat(4), earlier.clone())], now).await.unwrap();
+    assert_eq!(there(now).await, people(&[earlier.clone(), bob.clone()]));
+    assert_eq!(edges[0].room_members(&"a b".parse().unwrap(), now, 100).await.unwrap(), people(&[]));
+
+    edges[1].leave_room(&room, &[(seat(4), earlier.clone())]).await.unwrap();
+    assert_eq!(there(now).await, people(&[bob.clone(), alice.clone()]));
+    edges[0].leave_room(&room, &first[..1]).await.unwrap();
+    assert_eq!(there(now).await, people(&[bob.clone(), alice.clone()]), "one connection of Alice is left");
+    edges[0].leave_room(&room, &first[1..]).await.unwrap();
+    edges[0].leave_room(&room, &first).await.unwrap();
+    assert_eq!(there(now).await, people(&[]));
+}
+
+#[tokio::test]
+async fn people_of_an_edge_that_died_are_gone_when_its_word_ends() {
+    let settings = redis_settings();
+    let edges = [EventBus::connect(&settings).unwrap(), EventBus::connect(&settings).unwrap()];
+    let room: RoomId = "general".parse().unwrap();
+    let [alice, bob] = [member("alice", 1), member("bob", 2)];
+    let mut now = Timestamp(1_000_000);
+    let death = now;
+    edges[0].enter_room(&room, &[(seat(1), alice.clone())], now).await.unwrap();
+    let mut seen = Vec::new();
+    while now <= death.after(PRESENCE_LIFE * 3) {
+        edges[1].enter_room(&room, &[(seat(2), bob.clone())], now).await.unwrap();
+        let there = edges[1].room_members(&room, now, 100).await.unwrap();
+        assert!(there.members.contains(&bob));
+        seen.push(there.members.contains(&alice));
+        now = now.after(PRESENCE_INTERVAL);
+    }
+    assert_eq!(seen, [true, true, true, true, false, false, false, false, false, false]);
+    // What it said does not stay in Redis, however long the room lives.
+    let client = redis::Client::open(settings.url.expose()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{}:room:general", settings.prefix);
+    let seats: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut admin).await.unwrap();
+    assert_eq!(seats, 1);
+    let life: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut admin).await.unwrap();
+    assert!((1..=i64::try_from(PRESENCE_LIFE.as_millis()).unwrap()).contains(&life), "{life}");
+}
+
+#[tokio::test]
+async fn a_crowd_is_cut_to_those_who_are_there_longest_and_says_so() {
+    let bus = bus();
+    let room: RoomId = "general".parse().unwrap();
+    let now = Timestamp(1_000_000);
+    let crowd: Vec<_> = (0..20_u8)
+        .map(|number| (seat(number.into()), member(&number.to_string(), 100 - i64::from(number))))
+        .collect();
+    bus.enter_room(&room, &crowd, now).await.unwrap();
+    let there = bus.room_members(&room, now, 2).await.unwrap();
+    let longest = crowd[18..].iter().rev().map(|(_, member)| member.clone()).collect();
+    assert_eq!(there, RoomMembers { members: longest, all: false });
+    assert!(bus.room_members(&room, now, 20).await.unwrap().all);
+
+    // More seats than are read: some are missing, whoever they are.
+    let seats: Vec<_> =
+        (0..ROOM_SEATS_MAX).map(|number| (seat(1000 + number as u128), member("x", 5))).collect();
+    bus.enter_room(&room, &seats, now).await.unwrap();
+    let there = bus.room_members(&room, now, usize::MAX).await.unwrap();
+    assert!(!there.all && there.members.len() <= 21);
+}
+
+#[tokio::test]
+async fn seats_that_cannot_be_read_hide_nobody_else() {
+    let settings = redis_settings();
+    let bus = EventBus::connect(&settings).unwrap();
+    let room: RoomId = "general".parse().unwrap();
+    let now = Timestamp(1_000_000);
+    bus.enter_room(&room, &[(seat(1), member("alice", 1))], now).await.unwrap();
+    let client = redis::Client::open(settings.url.expose()).unwrap();
+    let mut stranger = client.get_multiplexed_async_connection().await.unwrap();
+    let later = r#"["00000000-0000-0000-0000-000000000001","00000000-0000-0000-0000-000000000002",
+                    {"user":"bob","name":"Bob","joined_at":2,"mood":"good"}]"#;
+    for seat in ["", "{}", "[1,2,3]", r#"["a"]"#, later] {
+        let key = format!("{}:room:general", settings.prefix);
+        redis::cmd("ZADD").arg(key).arg(now.0 + 1).arg(seat).exec_async(&mut stranger).await.unwrap();
+    }
+    let there = bus.room_members(&room, now, 100).await.unwrap();
+    let names: Vec<_> = there.members.iter().map(|member| member.user.as_str()).collect();
+    assert_eq!(names, ["alice", "bob"]);
+}
+
+#[tokio::test]
+async fn signs_reach_whoever_follows_the_room_and_nobody_else() {
+    let bus = bus();
+    let topic = |room: &str| Topic::Room(room.parse().unwrap());
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("session:a b")).await;
+    let signs = [
+        RoomSign::Joined(member("alice", 1)),
+        RoomSign::Typing { user: "alice".parse().unwrap(), name: "Älice".to_owned(), is_typing: false },
+        RoomSign::Left { user: "alice".parse().unwrap() },
+    ];
+    for sign in signs {
+        let sign = Event::Sign { sign, from: seat(1) };
+        bus.publish(&topic("general"), &Event::SessionEnded).await.unwrap();
+        bus.publish(&topic("session:a b"), &sign).await.unwrap();
+        let expected = Received::Event { topic: topic("session:a b"), event: sign };
+        assert_eq!(next(&mut subscriber).await, expected);
+    }
 }

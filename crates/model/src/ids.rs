@@ -26,8 +26,9 @@ fn checked(what: &'static str, bytes_max: usize, text: &str) -> Result<String, I
     Ok(trimmed.to_owned())
 }
 
-macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
+/// A text with a rule of its own: how it is read is left to its `FromStr`.
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -37,13 +38,6 @@ macro_rules! text_id {
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidId;
-            fn from_str(text: &str) -> Result<Self, InvalidId> {
-                checked($what, $max, text).map(Self)
             }
         }
 
@@ -63,6 +57,19 @@ macro_rules! text_id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
+        text_type!($(#[$doc])* $name);
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                checked($what, $max, text).map(Self)
             }
         }
     };
@@ -93,28 +100,59 @@ text_id!(
     "id",
     SLUG_BYTES_MAX
 );
-text_id!(
-    /// A room in which people chat.
-    RoomId,
-    "roomId",
-    SLUG_BYTES_MAX
+
+/// The room in which everybody is.
+const GENERAL: &str = "general";
+
+/// What begins the id of a session's own room.
+const OF_SESSION: &str = "session:";
+
+text_type!(
+    /// A room in which people chat: 1 to [`SLUG_BYTES_MAX`] bytes, or `session:SLUG`, the room of that session, which
+    /// is for whoever is in the session.
+    RoomId
 );
+
+impl RoomId {
+    /// The room in which everybody is, as in system B.
+    pub fn general() -> Self {
+        Self(GENERAL.to_owned())
+    }
+
+    /// Whether it is that room.
+    pub fn is_general(&self) -> bool {
+        self.0 == GENERAL
+    }
+
+    /// The room of a session.
+    pub fn of_session(session: &SessionSlug) -> Self {
+        Self(format!("{OF_SESSION}{session}"))
+    }
+
+    /// The session whose room it is; `None` when it is no session's.
+    pub fn session(&self) -> Option<SessionSlug> {
+        self.0.strip_prefix(OF_SESSION).map(|slug| SessionSlug(slug.to_owned()))
+    }
+}
+
+impl FromStr for RoomId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.trim_start().strip_prefix(OF_SESSION) {
+            Some(slug) => Ok(Self::of_session(&slug.parse()?)),
+            None => checked("roomId", SLUG_BYTES_MAX, text).map(Self),
+        }
+    }
+}
 
 /// Longest type of a notification, in bytes.
 pub const TYPE_BYTES_MAX: usize = 64;
 
-/// What a notification is about, in the words of the application: 1 to [`TYPE_BYTES_MAX`] ASCII letters, digits or
-/// any of `_ . : -`, so that it can be muted and filtered by without surprises.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct NotificationType(String);
-
-impl NotificationType {
-    /// The type as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+text_type!(
+    /// What a notification is about, in the words of the application: 1 to [`TYPE_BYTES_MAX`] ASCII letters, digits
+    /// or any of `_ . : -`, so that it can be muted and filtered by without surprises.
+    NotificationType
+);
 
 impl FromStr for NotificationType {
     type Err = InvalidId;
@@ -124,25 +162,6 @@ impl FromStr for NotificationType {
             return Err(InvalidId { what: "type", bytes_max: TYPE_BYTES_MAX });
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for NotificationType {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<NotificationType> for String {
-    fn from(kind: NotificationType) -> String {
-        kind.0
-    }
-}
-
-impl fmt::Display for NotificationType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -184,6 +203,10 @@ uuid_id!(
 uuid_id!(
     /// One message of a room.
     MessageId
+);
+uuid_id!(
+    /// One connection in one room.
+    SeatId
 );
 
 text_id!(
@@ -265,6 +288,31 @@ mod tests {
         assert!("a\nb".parse::<SessionSlug>().is_err());
         assert!("x".repeat(SLUG_BYTES_MAX).parse::<SessionSlug>().is_ok());
         assert!("x".repeat(SLUG_BYTES_MAX + 1).parse::<SessionSlug>().is_err());
+    }
+
+    #[test]
+    fn a_room_of_a_session_is_named_by_its_slug_whatever_its_length() {
+        let longest: SessionSlug = "x".repeat(SLUG_BYTES_MAX).parse().unwrap();
+        let room = RoomId::of_session(&longest);
+        assert_eq!(room.as_str().parse::<RoomId>().unwrap(), room);
+        assert_eq!(room.session(), Some(longest));
+        // However it is written it is the one room of the session, so that nothing is said beside it.
+        for text in ["session:a b", " session: a b ", "session:\ta b"] {
+            let room: RoomId = text.parse().unwrap();
+            assert_eq!(
+                (room.as_str(), room.session()),
+                ("session:a b", Some("a b".parse().unwrap())),
+                "{text}"
+            );
+        }
+        for text in ["general", "sessions:a", "Session:a"] {
+            assert_eq!(text.parse::<RoomId>().unwrap().session(), None, "{text}");
+        }
+        assert!("x".repeat(SLUG_BYTES_MAX).parse::<RoomId>().is_ok());
+        for text in ["", "session:", "session: ", "session:a\nb", &"x".repeat(SLUG_BYTES_MAX + 1)] {
+            assert!(text.parse::<RoomId>().is_err(), "{text:.20}");
+        }
+        assert!(format!("session:{}", "x".repeat(SLUG_BYTES_MAX + 1)).parse::<RoomId>().is_err());
     }
 
     #[test]

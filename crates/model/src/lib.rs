@@ -10,6 +10,7 @@ mod ids;
 mod json;
 pub mod notification;
 mod pcm;
+pub mod room;
 mod stream;
 mod topic;
 
@@ -18,12 +19,13 @@ pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{
     IDENTITY_BYTES_MAX, Identity, InvalidId, MessageId, NotificationId, NotificationType, OutsideId, RoomId,
-    SLUG_BYTES_MAX, SessionId, SessionSlug, StreamId, SubjectId, TYPE_BYTES_MAX, UserId, UtteranceId,
+    SLUG_BYTES_MAX, SeatId, SessionId, SessionSlug, StreamId, SubjectId, TYPE_BYTES_MAX, UserId, UtteranceId,
 };
 pub use json::{InvalidJson, JsonObject};
 pub use notification::{
-    AppEvent, Change, Message, NewNotification, Notification, NotificationChange, Priority, Refusal, Unread,
+    AppEvent, Change, NewNotification, Notification, NotificationChange, Priority, Refusal, Unread,
 };
 pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
+pub use room::{Member, Message, MessageKind, NewMessage, RoomSign};
 pub use stream::{EngineName, Fallback, StreamState, StreamStatus, TranscriptionError};
 pub use topic::{InvalidTopic, Sequence, Topic};

@@ -1,12 +1,12 @@
-//! Notifications, messages and events of applications: their nouns, their limits, and why one is refused.
+//! Notifications and events of applications: their nouns, their limits, and why one, or a message, is refused.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    FaultKind, InvalidJson, JsonObject, MessageId, NotificationId, NotificationType, RoomId, Sequence,
-    Timestamp, UserId,
+    FaultKind, InvalidJson, JsonObject, NotificationId, NotificationType, Sequence, Timestamp, UserId,
+    room::{AUTHOR_NAME_BYTES_MAX, CHAT_BYTES_MAX, CLIENT_MESSAGE_ID_BYTES_MAX, LINK_BYTES_MAX},
 };
 
 /// Longest title, in bytes of UTF-8: one line on any screen, and far below what a push service carries.
@@ -44,9 +44,6 @@ pub const DELIVER_AHEAD_MS_MAX: i64 = 366 * 24 * 3600 * 1000;
 
 /// Browsers that one user can register for web push. One more takes the place of the oldest.
 pub const PUSH_SUBSCRIPTIONS_MAX: usize = 20;
-
-/// Longest chat message, in bytes of UTF-8.
-pub const CHAT_BYTES_MAX: usize = 8 * 1024;
 
 /// How much a notification matters. Push services are told; order in the list is by sequence alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -232,33 +229,6 @@ pub struct AppEvent {
     pub payload: JsonObject,
 }
 
-/// One message of a room.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Clients deduplicate by it and by `sequence`: the higher one is right.
-    pub id: MessageId,
-    /// Where it was said.
-    pub room: RoomId,
-    /// Position in the topic `room:ID` of its newest state: an edit or a deletion moves it to the end.
-    pub sequence: Sequence,
-    /// Position in the topic at which it was said; orders the room.
-    pub position: Sequence,
-    /// Who said it.
-    pub author: UserId,
-    /// The id that the author's client gave it, so that sending it again does not say it twice.
-    pub client_message_id: Option<String>,
-    /// What was said; empty when it was deleted.
-    pub text: String,
-    /// Whatever the application wants back.
-    pub metadata: Option<JsonObject>,
-    /// When it was said.
-    pub created_at: Timestamp,
-    /// When the author changed it last.
-    pub edited_at: Option<Timestamp>,
-    /// When the author took it back.
-    pub deleted_at: Option<Timestamp>,
-}
-
 /// Why something about notifications or messages was refused: the stable codes that clients may rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[expect(missing_docs, reason = "each says what it means in its text")]
@@ -315,21 +285,36 @@ pub enum Refusal {
     SubscriptionInvalid,
     #[error("web push is not set up: VAPID_PRIVATE_KEY is missing")]
     PushOff,
-    #[error("a room id must be 1 to {} bytes without control characters", crate::SLUG_BYTES_MAX)]
+    #[error(
+        "a room id, or what follows session: in it, must be 1 to {} bytes without control characters",
+        crate::SLUG_BYTES_MAX
+    )]
     RoomInvalid,
     #[error("the text must have 1 to {CHAT_BYTES_MAX} bytes")]
     TextInvalid,
-    #[error("a client message id must be 1 to 128 bytes without control characters")]
+    #[error(
+        "a client message id must be 1 to {CLIENT_MESSAGE_ID_BYTES_MAX} bytes without control characters"
+    )]
     ClientMessageIdInvalid,
+    #[error("a name must be 1 to {AUTHOR_NAME_BYTES_MAX} bytes without control characters")]
+    NameInvalid,
+    #[error("a message is text, image or file")]
+    KindInvalid,
+    #[error("an image or file is an http or https URL of at most {LINK_BYTES_MAX} bytes without white space")]
+    LinkInvalid,
+    #[error("there is no message in this room that it could reply to")]
+    ReplyUnknown,
     #[error("there is no such message")]
     MessageUnknown,
     #[error("only its author may change a message")]
     NotAuthor,
+    #[error("only a text can be edited; delete an image or file and send another")]
+    OnlyTextEdited,
 }
 
 impl Refusal {
     /// Every code, for readers of the wire.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 36] = [
         Self::RecipientsMissing,
         Self::RecipientsTooMany,
         Self::UserInvalid,
@@ -359,8 +344,13 @@ impl Refusal {
         Self::RoomInvalid,
         Self::TextInvalid,
         Self::ClientMessageIdInvalid,
+        Self::NameInvalid,
+        Self::KindInvalid,
+        Self::LinkInvalid,
+        Self::ReplyUnknown,
         Self::MessageUnknown,
         Self::NotAuthor,
+        Self::OnlyTextEdited,
     ];
 
     /// The stable code.
@@ -395,8 +385,13 @@ impl Refusal {
             Self::RoomInvalid => "room_invalid",
             Self::TextInvalid => "text_invalid",
             Self::ClientMessageIdInvalid => "client_message_id_invalid",
+            Self::NameInvalid => "name_invalid",
+            Self::KindInvalid => "kind_invalid",
+            Self::LinkInvalid => "link_invalid",
+            Self::ReplyUnknown => "reply_unknown",
             Self::MessageUnknown => "message_unknown",
             Self::NotAuthor => "not_author",
+            Self::OnlyTextEdited => "only_text_edited",
         }
     }
 
@@ -410,7 +405,7 @@ impl Refusal {
         match self {
             Self::TitleTooLong | Self::MessageTooLong | Self::MetadataTooLarge => FaultKind::TooLarge,
             Self::IdempotencyConflict => FaultKind::Conflict,
-            Self::NotificationUnknown | Self::MessageUnknown => FaultKind::NotFound,
+            Self::NotificationUnknown | Self::MessageUnknown | Self::ReplyUnknown => FaultKind::NotFound,
             Self::NotAuthor => FaultKind::Forbidden,
             _ => FaultKind::Caller,
         }
@@ -438,12 +433,6 @@ impl fmt::Debug for Notification {
 impl fmt::Debug for NewNotification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NewNotification({})", self.kind)
-    }
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({} #{})", self.id, self.sequence)
     }
 }
 

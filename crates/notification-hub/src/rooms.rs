@@ -1,18 +1,15 @@
 //! Calls about what is said in rooms.
 
-use model::{Clock, MessageId, Refusal, Sequence, UserId, notification::CHAT_BYTES_MAX};
+use model::{Clock, MessageId, Refusal, Sequence, room::check_text};
 use outbox::Bell;
 use rpc::notification::{
     self as wire, DeleteMessageRequest, EditMessageRequest, HistoryRequest, HistoryResponse, MessageWire,
     SendMessageRequest,
 };
-use storage::{MessageChange, NewMessage, Storage};
+use storage::{MessageChange, Storage};
 use uuid::Uuid;
 
 use crate::calls::CallError;
-
-/// Longest id that an author's client gives a message, in bytes.
-const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 128;
 
 /// Whatever concerns rooms.
 pub(crate) struct Rooms {
@@ -27,38 +24,25 @@ impl Rooms {
     }
 
     pub(crate) async fn send(&self, request: SendMessageRequest) -> Result<MessageWire, CallError> {
-        let room = wire::room(&request.room_id)?;
-        let author = wire::user(&request.author)?;
-        let client_message_id = Some(request.client_message_id.as_str()).filter(|id| !id.is_empty());
-        let unfit = |id: &str| id.len() > CLIENT_MESSAGE_ID_BYTES_MAX || id.chars().any(char::is_control);
-        if client_message_id.is_some_and(unfit) {
-            return Err(Refusal::ClientMessageIdInvalid.into());
-        }
-        let metadata = wire::metadata(&request.metadata_json)?;
-        let new = NewMessage {
-            id: MessageId(Uuid::now_v7()),
-            room: &room,
-            author: &author,
-            client_message_id,
-            text: text(&request.text)?,
-            metadata: metadata.as_ref(),
-            at: self.clock.now(),
-        };
-        let said = self.storage.send_message(new).await?;
+        let new = wire::new_message(request)?;
+        let id = MessageId(Uuid::now_v7());
+        let said = self.storage.send_message(id, &new, self.clock.now()).await?;
+        let said = said.ok_or(Refusal::ReplyUnknown)?;
         self.announce.ring();
         Ok((&said).into())
     }
 
     pub(crate) async fn edit(&self, request: EditMessageRequest) -> Result<MessageWire, CallError> {
         let room = wire::room(&request.room_id)?;
-        let (id, author) = message(&request.id, &request.author)?;
-        let text = text(&request.text)?;
-        self.amended(self.storage.edit_message(&room, id, &author, text, self.clock.now()).await?)
+        let (id, author) = (wire::message_id(&request.id)?, wire::user(&request.author)?);
+        check_text(&request.text)?;
+        let now = self.clock.now();
+        self.amended(self.storage.edit_message(&room, id, &author, &request.text, now).await?)
     }
 
     pub(crate) async fn delete(&self, request: DeleteMessageRequest) -> Result<MessageWire, CallError> {
         let room = wire::room(&request.room_id)?;
-        let (id, author) = message(&request.id, &request.author)?;
+        let (id, author) = (wire::message_id(&request.id)?, wire::user(&request.author)?);
         self.amended(self.storage.delete_message(&room, id, &author, self.clock.now()).await?)
     }
 
@@ -66,9 +50,10 @@ impl Rooms {
         match change {
             MessageChange::Done(message) => {
                 self.announce.ring();
-                Ok((&message).into())
+                Ok((&*message).into())
             }
             MessageChange::NotAuthor => Err(Refusal::NotAuthor.into()),
+            MessageChange::NotText => Err(Refusal::OnlyTextEdited.into()),
             MessageChange::Unknown => Err(Refusal::MessageUnknown.into()),
         }
     }
@@ -87,15 +72,4 @@ impl Rooms {
             more,
         })
     }
-}
-
-fn text(text: &str) -> Result<&str, Refusal> {
-    if text.trim().is_empty() || text.len() > CHAT_BYTES_MAX {
-        return Err(Refusal::TextInvalid);
-    }
-    Ok(text)
-}
-
-fn message(id: &str, author: &str) -> Result<(MessageId, UserId), Refusal> {
-    Ok((id.parse().map_err(|_| Refusal::IdInvalid)?, wire::user(author)?))
 }

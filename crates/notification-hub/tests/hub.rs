@@ -7,14 +7,15 @@ use std::time::Duration;
 use event_bus::{Event, EventBus, Received, Subscriber};
 use lifecycle::Lifecycle;
 use model::{
-    Change, Clock, FaultKind, JsonObject, NewNotification, Notification, NotificationId, NotificationType,
-    Priority, Refusal, Sequence, Timestamp, Topic, UserId,
+    Change, Clock, FaultKind, JsonObject, MessageId, MessageKind, NewMessage, NewNotification, Notification,
+    NotificationId, NotificationType, Priority, Refusal, RoomId, Sequence, Timestamp, Topic, UserId,
     notification::{MESSAGE_BYTES_MAX, METADATA_BYTES_MAX, TITLE_BYTES_MAX},
+    room::{AUTHOR_NAME_BYTES_MAX, CHAT_BYTES_MAX, LINK_BYTES_MAX},
 };
 use notification_hub::HubSettings;
 use rpc::{
     Hub, HubError,
-    notification::{Filter, Publish, TopicEvent},
+    notification::{Filter, NotificationsClient, Publish, SendMessageRequest, TopicEvent, refusal},
 };
 use testkit::{Cable, Database, PATIENCE, RedisServer, eventually, redis_prefix, redis_url};
 use tokio::time::timeout;
@@ -355,13 +356,27 @@ async fn later_is_later_and_expired_is_gone() {
     assert_eq!((change.change, change.unread.count), (Change::Expired(vec![promised.id]), 0));
 }
 
+fn words(room: &RoomId, author: &UserId, text: &str) -> NewMessage {
+    NewMessage {
+        room: room.clone(),
+        author: author.clone(),
+        author_name: Some("Älice".to_owned()),
+        client_message_id: Some("c1".to_owned()),
+        kind: MessageKind::Text,
+        text: text.to_owned(),
+        metadata: None,
+        reply_to: None,
+    }
+}
+
 #[tokio::test]
 async fn rooms_are_heard_and_read_again() {
     let stage = stage().await;
     let mut follower = follow(&stage, "room:lobby").await;
-    let (room, alice, bob) = ("lobby".parse().unwrap(), user("alice"), user("bob"));
-    let said = stage.hub.send_message(&room, &alice, Some("c1"), "hello", None).await.unwrap();
-    assert_eq!(stage.hub.send_message(&room, &alice, Some("c1"), "hello", None).await.unwrap(), said);
+    let (room, alice, bob): (RoomId, _, _) = ("lobby".parse().unwrap(), user("alice"), user("bob"));
+    let new = words(&room, &alice, "hello");
+    let said = stage.hub.send_message(&new).await.unwrap();
+    assert_eq!(stage.hub.send_message(&new).await.unwrap(), said);
     let Event::Message(message) = heard(&mut follower).await else { panic!("another event") };
     assert_eq!(message, said);
     assert_eq!(refused(stage.hub.edit_message(&room, said.id, &bob, "x").await), Refusal::NotAuthor);
@@ -369,12 +384,117 @@ async fn rooms_are_heard_and_read_again() {
     let gone = stage.hub.delete_message(&room, said.id, &alice).await.unwrap();
     assert_eq!((edited.sequence, gone.sequence, gone.text.as_str()), (Sequence(2), Sequence(3), ""));
     assert_eq!(refused(stage.hub.delete_message(&room, said.id, &alice).await), Refusal::MessageUnknown);
-    let long = "x".repeat(8193);
-    assert_eq!(refused(stage.hub.send_message(&room, &alice, None, &long, None).await), Refusal::TextInvalid);
     let page = stage.hub.history(&room, None, Some(10)).await.unwrap();
     assert_eq!((page.messages, page.through, page.more), (vec![gone.clone()], Sequence(3), false));
     let story = stage.hub.replay(&Topic::Room(room), Sequence(1), None).await.unwrap();
     assert_eq!(story.events, [TopicEvent::Message(gone)]);
+}
+
+#[tokio::test]
+async fn what_is_said_keeps_its_kind_its_author_s_name_and_what_it_replies_to() {
+    let stage = stage().await;
+    let mut follower = follow(&stage, "room:lobby").await;
+    let (room, alice, bob): (RoomId, _, _) = ("lobby".parse().unwrap(), user("alice"), user("bob"));
+    let said = stage.hub.send_message(&words(&room, &alice, "look:")).await.unwrap();
+    let new = NewMessage {
+        kind: MessageKind::Image,
+        metadata: Some(JsonObject::parse(r#"{"width":640}"#, 100).unwrap()),
+        reply_to: Some(said.id),
+        ..words(&room, &bob, "https://example.com/cat.png")
+    };
+    let image = stage.hub.send_message(&new).await.unwrap();
+    assert_eq!(
+        (image.kind, image.author_name.as_deref(), image.reply_to),
+        (MessageKind::Image, Some("Älice"), Some(said.id))
+    );
+    assert_eq!((&image.text, &image.metadata), (&new.text, &new.metadata));
+    for expected in [&said, &image] {
+        let Event::Message(message) = heard(&mut follower).await else { panic!("another event") };
+        assert_eq!(&message, expected);
+    }
+    let page = stage.hub.history(&room, None, None).await.unwrap();
+    assert_eq!(page.messages, [image.clone(), said.clone()]);
+    let story = stage.hub.replay(&Topic::Room(room.clone()), Sequence(1), None).await.unwrap();
+    assert_eq!(story.events, [TopicEvent::Message(image.clone())]);
+
+    let edited = stage.hub.edit_message(&room, image.id, &bob, "https://example.com/dog.png").await;
+    assert_eq!(refused(edited), Refusal::OnlyTextEdited);
+    let gone = stage.hub.delete_message(&room, image.id, &bob).await.unwrap();
+    assert_eq!((gone.text.as_str(), gone.metadata, gone.author_name), ("", None, image.author_name));
+    // What was taken back may still be replied to: whoever replies may not have heard of it.
+    let late = NewMessage {
+        client_message_id: None,
+        reply_to: Some(image.id),
+        ..words(&room, &alice, "what was it?")
+    };
+    assert_eq!(stage.hub.send_message(&late).await.unwrap().reply_to, Some(image.id));
+}
+
+#[tokio::test]
+async fn messages_beyond_a_limit_are_refused_by_name_and_nothing_is_stored() {
+    type Edit = fn(&mut NewMessage);
+    let stage = stage().await;
+    let (room, alice): (RoomId, _) = ("lobby".parse().unwrap(), user("alice"));
+    let elsewhere = stage.hub.send_message(&words(&"attic".parse().unwrap(), &alice, "hi")).await.unwrap();
+    let table: [(Edit, Refusal); 9] = [
+        (|new| new.text = "x".repeat(CHAT_BYTES_MAX + 1), Refusal::TextInvalid),
+        (|new| new.text = " ".to_owned(), Refusal::TextInvalid),
+        (|new| new.author_name = Some("x".repeat(AUTHOR_NAME_BYTES_MAX + 1)), Refusal::NameInvalid),
+        (|new| new.author_name = Some("a\u{7}".to_owned()), Refusal::NameInvalid),
+        (|new| new.client_message_id = Some("x".repeat(129)), Refusal::ClientMessageIdInvalid),
+        (|new| new.kind = MessageKind::File, Refusal::LinkInvalid),
+        (
+            |new| {
+                new.kind = MessageKind::Image;
+                new.text = format!("https://example.com/{}", "x".repeat(LINK_BYTES_MAX));
+            },
+            Refusal::LinkInvalid,
+        ),
+        (|new| new.reply_to = Some(MessageId(uuid::Uuid::nil())), Refusal::ReplyUnknown),
+        (
+            |new| {
+                let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(METADATA_BYTES_MAX));
+                new.metadata = Some(JsonObject::parse(&large, usize::MAX).unwrap());
+            },
+            Refusal::MetadataTooLarge,
+        ),
+    ];
+    for (edit, refusal) in table {
+        let mut new = words(&room, &alice, "hi");
+        edit(&mut new);
+        assert_eq!(refused(stage.hub.send_message(&new).await), refusal);
+    }
+    let across = NewMessage { reply_to: Some(elsewhere.id), ..words(&room, &alice, "hi") };
+    assert_eq!(refused(stage.hub.send_message(&across).await), Refusal::ReplyUnknown);
+    let said = stage.hub.send_message(&words(&room, &alice, "hi")).await.unwrap();
+    assert_eq!(said.sequence, Sequence(1), "nothing was said before it");
+    let long = "x".repeat(CHAT_BYTES_MAX + 1);
+    assert_eq!(refused(stage.hub.edit_message(&room, said.id, &alice, &long).await), Refusal::TextInvalid);
+}
+
+#[tokio::test]
+async fn a_later_client_s_kind_of_message_is_refused_and_an_earlier_one_s_is_text() {
+    let stage = stage().await;
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", stage.address)).unwrap().connect_lazy();
+    let mut raw = NotificationsClient::new(channel);
+    let mut send = async |kind: i32, reply_to: &str| {
+        let mut request = tonic::Request::new(SendMessageRequest {
+            room_id: "lobby".to_owned(),
+            author: "alice".to_owned(),
+            text: "hi".to_owned(),
+            kind,
+            reply_to: reply_to.to_owned(),
+            ..SendMessageRequest::default()
+        });
+        request.metadata_mut().insert(rpc::INTERNAL_TOKEN, INTERNAL_TOKEN.parse().unwrap());
+        raw.send_message(request).await
+    };
+    let status = send(9, "").await.unwrap_err();
+    assert_eq!((status.code(), refusal(&status)), (tonic::Code::InvalidArgument, Some(Refusal::KindInvalid)));
+    assert_eq!(refusal(&send(0, "7").await.unwrap_err()), Some(Refusal::IdInvalid));
+    let said = send(0, "").await.unwrap().into_inner();
+    assert_eq!((said.kind, said.author_name.as_str()), (1, ""));
 }
 
 #[tokio::test]

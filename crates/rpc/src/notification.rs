@@ -2,8 +2,9 @@
 //! in the workspace names the generated types but the hub's handlers; everybody else uses [`crate::Hub`].
 
 use model::{
-    AppEvent, FaultKind, JsonObject, Message, NewNotification, Notification, NotificationChange,
-    NotificationId, NotificationType, Priority, Refusal, RoomId, Sequence, Timestamp, Topic, Unread, UserId,
+    AppEvent, FaultKind, JsonObject, Message, MessageId, MessageKind, NewMessage, NewNotification,
+    Notification, NotificationChange, NotificationId, NotificationType, Priority, Refusal, RoomId, Sequence,
+    Timestamp, Topic, Unread, UserId,
     notification::{
         IDEMPOTENCY_KEY_BYTES_MAX, IDS_MAX, METADATA_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, TYPES_MAX,
     },
@@ -34,7 +35,9 @@ pub use generated::{
     SetPreferencesRequest, Unread as UnreadWire, UserRequest, notifications_client::NotificationsClient,
     notifications_server::Notifications, notifications_server::NotificationsServer,
 };
-use generated::{Priority as PriorityWire, change::Kind, event::Event as EventOneof};
+use generated::{
+    MessageKind as MessageKindWire, Priority as PriorityWire, change::Kind, event::Event as EventOneof,
+};
 
 /// Metadata of a status: the stable code of a [`Refusal`].
 pub const CODE: &str = "x-code";
@@ -251,6 +254,40 @@ impl Publish {
     }
 }
 
+/// What a request asks to be said, within every limit.
+///
+/// # Errors
+/// The first limit that it breaks.
+pub fn new_message(request: SendMessageRequest) -> Result<NewMessage, Refusal> {
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+    let new = NewMessage {
+        room: room(&request.room_id)?,
+        author: user(&request.author)?,
+        author_name: some(request.author_name),
+        client_message_id: some(request.client_message_id),
+        kind: message_kind(request.kind)?,
+        text: request.text,
+        metadata: metadata(&request.metadata_json)?,
+        reply_to: some(request.reply_to).map(|id| message_id(&id)).transpose()?,
+    };
+    new.check()?;
+    Ok(new)
+}
+
+/// The request that asks for it.
+pub fn send_message_request(new: &NewMessage) -> SendMessageRequest {
+    SendMessageRequest {
+        room_id: new.room.to_string(),
+        author: new.author.to_string(),
+        client_message_id: new.client_message_id.clone().unwrap_or_default(),
+        text: new.text.clone(),
+        metadata_json: json_text(new.metadata.as_ref()),
+        kind: message_kind_wire(new.kind),
+        author_name: new.author_name.clone().unwrap_or_default(),
+        reply_to: optional_id(new.reply_to),
+    }
+}
+
 /// The bytes of a request without its idempotency key: those of the same request are the same.
 pub fn without_key(request: &PublishRequest) -> Vec<u8> {
     PublishRequest { idempotency_key: String::new(), ..request.clone() }.encode_to_vec()
@@ -308,6 +345,14 @@ pub fn user(id: &str) -> Result<UserId, Refusal> {
 /// [`Refusal::RoomInvalid`].
 pub fn room(id: &str) -> Result<RoomId, Refusal> {
     id.parse().map_err(|_| Refusal::RoomInvalid)
+}
+
+/// The message of a request.
+///
+/// # Errors
+/// [`Refusal::IdInvalid`].
+pub fn message_id(id: &str) -> Result<MessageId, Refusal> {
+    id.parse().map_err(|_| Refusal::IdInvalid)
 }
 
 /// The ids of a request: some, not too many, each once.
@@ -406,4 +451,26 @@ fn priority_wire(priority: Priority) -> i32 {
         Priority::Urgent => PriorityWire::Urgent,
     };
     wire.into()
+}
+
+fn message_kind(number: i32) -> Result<MessageKind, Refusal> {
+    match MessageKindWire::try_from(number) {
+        Ok(MessageKindWire::Unspecified | MessageKindWire::Text) => Ok(MessageKind::Text),
+        Ok(MessageKindWire::Image) => Ok(MessageKind::Image),
+        Ok(MessageKindWire::File) => Ok(MessageKind::File),
+        Err(_) => Err(Refusal::KindInvalid),
+    }
+}
+
+fn message_kind_wire(kind: MessageKind) -> i32 {
+    let wire = match kind {
+        MessageKind::Text => MessageKindWire::Text,
+        MessageKind::Image => MessageKindWire::Image,
+        MessageKind::File => MessageKindWire::File,
+    };
+    wire.into()
+}
+
+fn optional_id(id: Option<MessageId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
 }

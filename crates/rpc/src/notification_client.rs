@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{
-    FaultKind, JsonObject, Message, MessageId, Notification, NotificationId, NotificationType, Refusal,
+    FaultKind, Message, MessageId, NewMessage, Notification, NotificationId, NotificationType, Refusal,
     RoomId, Sequence, Topic, Unread, UserId,
 };
 use settings::{Reader, Secret};
@@ -19,7 +19,7 @@ use crate::{
         self, Changed, DeleteMessageRequest, EditMessageRequest, Filter, GetRequest, HUB_MESSAGE_BYTES_MAX,
         HistoryRequest, IdsRequest, ListRequest, NotificationsClient, Page, Preferences, Publish,
         PublishOutcome, PushKeyRequest, RegisterPushRequest, RemovePushRequest, ReplayRequest, Replayed,
-        RoomPage, SendMessageRequest, SetPreferencesRequest, TopicEvent, UserRequest,
+        RoomPage, SetPreferencesRequest, TopicEvent, UserRequest,
     },
     wire,
 };
@@ -320,29 +320,16 @@ impl Hub {
     /// Says something in a room.
     ///
     /// # Errors
-    /// See [`HubError`].
-    pub async fn send_message(
-        &self,
-        room: &RoomId,
-        author: &UserId,
-        client_message_id: Option<&str>,
-        text: &str,
-        metadata: Option<&JsonObject>,
-    ) -> Result<Message, HubError> {
-        let request = SendMessageRequest {
-            room_id: room.to_string(),
-            author: author.to_string(),
-            client_message_id: client_message_id.unwrap_or_default().to_owned(),
-            text: text.to_owned(),
-            metadata_json: metadata.map(|metadata| metadata.as_str().to_owned()).unwrap_or_default(),
-        };
-        Ok(self.calls.clone().send_message(self.request(request)).await?.into_inner().try_into()?)
+    /// [`Refusal::ReplyUnknown`], what [`NewMessage::check`] finds, and see [`HubError`].
+    pub async fn send_message(&self, new: &NewMessage) -> Result<Message, HubError> {
+        let request = self.request(notification::send_message_request(new));
+        Ok(self.calls.clone().send_message(request).await?.into_inner().try_into()?)
     }
 
-    /// Changes what its author said.
+    /// Changes the text that its author said.
     ///
     /// # Errors
-    /// [`Refusal::MessageUnknown`], [`Refusal::NotAuthor`], and see [`HubError`].
+    /// [`Refusal::MessageUnknown`], [`Refusal::NotAuthor`], [`Refusal::OnlyTextEdited`], and see [`HubError`].
     pub async fn edit_message(
         &self,
         room: &RoomId,
@@ -362,7 +349,7 @@ impl Hub {
     /// Takes back what its author said.
     ///
     /// # Errors
-    /// As [`Hub::edit_message`].
+    /// [`Refusal::MessageUnknown`], [`Refusal::NotAuthor`], and see [`HubError`].
     pub async fn delete_message(
         &self,
         room: &RoomId,

@@ -74,6 +74,8 @@ const DELETE_SESSION: Erasure = Erasure {
     holds: &[
         "SELECT FROM sessions WHERE slug = $1 FOR NO KEY UPDATE",
         "SELECT FROM streams WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) ORDER BY id FOR UPDATE",
+        // Whoever says something in the session's room holds its topic.
+        "SELECT FROM topics WHERE name = 'room:session:' || $1::text FOR UPDATE",
     ],
     remove: "WITH session AS (SELECT id FROM sessions WHERE slug = $1),
           segments_gone AS (
@@ -88,8 +90,11 @@ const DELETE_SESSION: Erasure = Erasure {
               DELETE FROM stream_keys USING session WHERE stream_keys.session_id = session.id RETURNING 1),
           reports_gone AS (
               DELETE FROM usage_reports USING session WHERE usage_reports.session_id = session.id RETURNING 1),
+          messages_gone AS (
+              DELETE FROM messages USING session WHERE messages.room_id = 'session:' || $1::text RETURNING 1),
           announcements_gone AS (
-              DELETE FROM outbox USING session WHERE outbox.topic = 'session:' || $1::text RETURNING 1),
+              DELETE FROM outbox USING session
+              WHERE outbox.topic IN ('session:' || $1::text, 'room:session:' || $1::text) RETURNING 1),
           deliveries_gone AS (
               DELETE FROM deliveries USING session
               WHERE deliveries.way = 'session' AND deliveries.content ->> 'session' = session.id::text RETURNING 1),
@@ -103,6 +108,7 @@ const DELETE_SESSION: Erasure = Erasure {
               (SELECT count(*) FROM turns_gone) AS speaker_changes,
               (SELECT count(*) FROM keys_gone) AS stream_keys,
               (SELECT count(*) FROM reports_gone) AS usage_reports,
+              (SELECT count(*) FROM messages_gone) AS messages,
               (SELECT count(*) FROM announcements_gone) AS announcements,
               (SELECT count(*) FROM deliveries_gone) AS deliveries,
               (SELECT count(*) FROM usage_kept) AS usage_without_names",
@@ -111,7 +117,8 @@ const DELETE_SESSION: Erasure = Erasure {
 
 // `mine` is who the person was in which session, `said` every utterance that is or once was the person's. A stream in
 // which others were heard as well stays, without the name; a turn becomes nobody's, so that it does not become that of
-// whoever spoke before. Whoever writes to an inbox holds its topic first.
+// whoever spoke before. In the room of a session the author of a message is the user, or the participant that the user
+// was there. Whoever writes to an inbox holds its topic first.
 const ERASE_USER: Erasure = Erasure {
     name: "erase_user",
     holds: &["SELECT FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) ORDER BY name FOR UPDATE"],
@@ -125,6 +132,9 @@ const ERASE_USER: Erasure = Erasure {
               ON mine.session_id = segments.session_id AND mine.identity = segments.speaker_identity
               UNION SELECT session_id, utterance_id FROM segments
                     WHERE outside IS NOT NULL AND outside ->> 'user' = $1),
+          there AS MATERIALIZED (
+              SELECT 'session:' || sessions.slug AS room, mine.identity
+              FROM mine JOIN sessions ON sessions.id = mine.session_id),
           heard AS MATERIALIZED (
               SELECT streams.id, EXISTS (
                   SELECT FROM segments WHERE segments.stream_id = streams.id
@@ -161,7 +171,9 @@ const ERASE_USER: Erasure = Erasure {
           scheduled_gone AS (DELETE FROM scheduled_notifications WHERE user_id = $1 RETURNING 1),
           inboxes_gone AS (DELETE FROM inboxes WHERE user_id = $1 RETURNING 1),
           push_gone AS (DELETE FROM push_subscriptions WHERE user_id = $1 RETURNING 1),
-          messages_gone AS (DELETE FROM messages WHERE author = $1 RETURNING 1),
+          messages_gone AS (
+              DELETE FROM messages
+              WHERE author = $1 OR (room_id, author) IN (SELECT room, identity FROM there) RETURNING 1),
           events_gone AS (
               DELETE FROM topic_events WHERE topic IN ('user:' || $1::text, 'feed:' || $1::text) RETURNING 1),
           topics_gone AS (DELETE FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) RETURNING 1),
@@ -169,6 +181,8 @@ const ERASE_USER: Erasure = Erasure {
               DELETE FROM outbox
               WHERE topic IN ('user:' || $1::text, 'feed:' || $1::text)
                  OR payload #>> '{message,author}' = $1
+                 OR (payload #>> '{message,room}', payload #>> '{message,author}') IN (
+                     SELECT room, identity FROM there)
                  OR payload #>> '{outside,user}' = $1
                  OR payload ->> 'kind' = 'final' AND (payload ->> 'session', payload ->> 'utterance') IN (
                      SELECT sessions.slug, said.utterance_id
@@ -201,8 +215,8 @@ const ERASE_USER: Erasure = Erasure {
 
 impl Storage {
     /// Removes a session and all that was kept of it: finals, streams, participants, who spoke, stream keys, reports
-    /// of clients, announcements. What it used stays, without anybody's name, and so does the last sequence of its
-    /// topic. `None` when there is no such session. A session that is still live comes into being again with the next
+    /// of clients, what was said in its room, announcements. What it used stays, without anybody's name, and so do the
+    /// last sequences of its topic and of its room's. `None` when there is no such session. A session that is still live comes into being again with the next
     /// use.
     ///
     /// # Errors
@@ -218,7 +232,7 @@ impl Storage {
 
     /// Removes what is kept of a person: what the participants that the user was said in their sessions, and what back
     /// ends said to be the user's; their streams; the inbox, what is scheduled and on its way, subscriptions; messages
-    /// that the user wrote; the topics of the user. What was used stays without the name. All or nothing.
+    /// that the user, or in the room of a session the user's participant, wrote; the topics of the user. What was used stays without the name. All or nothing.
     ///
     /// # Errors
     /// As any operation here, within [`ERASE_LIMIT`]. Repeating it is safe.

@@ -1,44 +1,30 @@
 //! What is said in rooms.
 
-use model::{JsonObject, Message, MessageId, RoomId, Sequence, Timestamp, Topic, UserId};
+use model::{
+    JsonObject, Message, MessageId, MessageKind, NewMessage, RoomId, Sequence, Timestamp, Topic, UserId,
+};
 use tokio_postgres::{
     Row,
     types::{Json, ToSql},
 };
+use uuid::Uuid;
 
 use crate::{
     Storage, StorageError, Story,
-    columns::{parsed, signed, text, timestamp, unsigned},
+    columns::{name, parsed, signed, text, timestamp, unsigned},
     connection::Statement,
     notifications_replay::end_of_page,
 };
-
-/// A message that is to be said.
-#[derive(Debug, Clone)]
-pub struct NewMessage<'a> {
-    /// Its id, should it be new.
-    pub id: MessageId,
-    /// Where.
-    pub room: &'a RoomId,
-    /// Who says it.
-    pub author: &'a UserId,
-    /// The id that the author's client gave it.
-    pub client_message_id: Option<&'a str>,
-    /// What is said.
-    pub text: &'a str,
-    /// Whatever the application wants back.
-    pub metadata: Option<&'a JsonObject>,
-    /// The present moment.
-    pub at: Timestamp,
-}
 
 /// What came of a change of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageChange {
     /// It is as it should be now, perhaps since before.
-    Done(Message),
+    Done(Box<Message>),
     /// It is another author's.
     NotAuthor,
+    /// It is the link of an image or file, which stays as it is.
+    NotText,
     /// There is no such message, or it was deleted.
     Unknown,
 }
@@ -46,7 +32,8 @@ pub enum MessageChange {
 /// The columns that [`message`] reads, in its order.
 macro_rules! message_columns {
     () => {
-        "id, room_id, sequence, position, author, client_message_id, text, metadata, created_at, edited_at, deleted_at"
+        "id, room_id, sequence, position, author, client_message_id, text, metadata, created_at, edited_at, deleted_at,
+         kind, author_name, reply_to"
     };
 }
 
@@ -61,7 +48,8 @@ macro_rules! announced {
                      'client_message_id', client_message_id, 'text', text, 'metadata', metadata,
                      'created_at', (extract(epoch FROM created_at) * 1000)::bigint,
                      'edited_at', (extract(epoch FROM edited_at) * 1000)::bigint,
-                     'deleted_at', (extract(epoch FROM deleted_at) * 1000)::bigint)), $2::timestamptz
+                     'deleted_at', (extract(epoch FROM deleted_at) * 1000)::bigint,
+                     'kind', kind, 'author_name', author_name, 'reply_to', reply_to)), $2::timestamptz
                  FROM ",
             $source,
             ")"
@@ -69,7 +57,7 @@ macro_rules! announced {
     };
 }
 
-const SEND: Statement = Statement {
+pub(crate) const SEND: Statement = Statement {
     name: "send_message",
     sql: concat!(
         "WITH known AS (
@@ -77,10 +65,14 @@ const SEND: Statement = Statement {
              WHERE room_id = $1 AND author = $4 AND client_message_id = $5::text),
          counted AS (
              UPDATE topics SET sequence = sequence + 1
-             WHERE name = 'room:' || $1::text AND NOT EXISTS (SELECT FROM known) RETURNING sequence),
+             WHERE name = 'room:' || $1::text AND NOT EXISTS (SELECT FROM known)
+               AND ($10::uuid IS NULL OR EXISTS (SELECT FROM messages WHERE id = $10 AND room_id = $1))
+             RETURNING sequence),
          said AS (
-             INSERT INTO messages (id, room_id, position, sequence, author, client_message_id, text, metadata, created_at)
-             SELECT $3::uuid, $1::text, sequence, sequence, $4::text, $5::text, $6::text, $7::json, $2::timestamptz
+             INSERT INTO messages (id, room_id, position, sequence, author, client_message_id, text, metadata, created_at,
+                                   kind, author_name, reply_to)
+             SELECT $3::uuid, $1::text, sequence, sequence, $4::text, $5::text, $6::text, $7::json, $2::timestamptz,
+                    $8::text, $9::text, $10::uuid
              FROM counted RETURNING *),
          ",
         announced!("said"),
@@ -92,15 +84,17 @@ const SEND: Statement = Statement {
     ),
 };
 
-/// Changes a message that is the author's and is not deleted. The first row is the message as it is now, when it is
-/// the author's, and whether it is.
+/// Changes a message that is the author's and is not deleted, when `$may` holds. The first row is the message, and
+/// whether it was changed.
 macro_rules! amend {
-    ($set:literal) => {
+    ($set:literal, $may:literal) => {
         concat!(
             "WITH found AS (SELECT * FROM messages WHERE id = $3 AND room_id = $1 AND deleted_at IS NULL),
              counted AS (
                  UPDATE topics SET sequence = topics.sequence + 1
-                 WHERE name = 'room:' || $1::text AND EXISTS (SELECT FROM found WHERE author = $4)
+                 WHERE name = 'room:' || $1::text AND EXISTS (SELECT FROM found WHERE author = $4 AND ",
+            $may,
+            ")
                  RETURNING sequence),
              amended AS (
                  UPDATE messages SET sequence = counted.sequence, ",
@@ -110,19 +104,20 @@ macro_rules! amend {
             announced!("amended"),
             " SELECT ",
             message_columns!(),
-            " FROM amended UNION ALL SELECT ",
+            ", true FROM amended UNION ALL SELECT ",
             message_columns!(),
-            " FROM found WHERE author <> $4"
+            ", false FROM found WHERE NOT EXISTS (SELECT FROM amended)"
         )
     };
 }
 
-const EDIT: Statement = Statement { name: "edit_message", sql: amend!("text = $5, edited_at = $2") };
+pub(crate) const EDIT: Statement =
+    Statement { name: "edit_message", sql: amend!("text = $5, edited_at = $2", "kind = 'text'") };
 
-const TAKE_BACK: Statement =
-    Statement { name: "delete_message", sql: amend!("text = $5, metadata = NULL, deleted_at = $2") };
+pub(crate) const TAKE_BACK: Statement =
+    Statement { name: "delete_message", sql: amend!("text = $5, metadata = NULL, deleted_at = $2", "true") };
 
-const HISTORY: Statement = Statement {
+pub(crate) const HISTORY: Statement = Statement {
     name: "message_history",
     sql: concat!(
         "SELECT ",
@@ -131,7 +126,7 @@ const HISTORY: Statement = Statement {
     ),
 };
 
-const SINCE: Statement = Statement {
+pub(crate) const SINCE: Statement = Statement {
     name: "messages_since",
     sql: concat!(
         "SELECT ",
@@ -140,26 +135,57 @@ const SINCE: Statement = Statement {
     ),
 };
 
+/// Messages that anybody who chats may see, of whichever room, newest first. Its indexes have the same condition.
+macro_rules! in_open_rooms {
+    ($of:literal) => {
+        concat!(
+            "SELECT ",
+            message_columns!(),
+            " FROM messages WHERE ",
+            $of,
+            " = $1 AND deleted_at IS NULL AND room_id NOT LIKE 'session:%'
+              ORDER BY created_at DESC, id DESC LIMIT $2"
+        )
+    };
+}
+
+pub(crate) const OF_AUTHOR: Statement =
+    Statement { name: "messages_of_author", sql: in_open_rooms!("author") };
+
+pub(crate) const OF_KIND: Statement = Statement { name: "messages_of_kind", sql: in_open_rooms!("kind") };
+
+const COUNT: Statement = Statement {
+    name: "count_messages",
+    sql: "SELECT count(*) FROM messages WHERE room_id = $1 AND deleted_at IS NULL",
+};
+
 impl Storage {
-    /// Says something in a room, gives it the next sequence of the room's topic and queues its announcement, all or
-    /// nothing. What this author said under the same client message id before is answered as it is now.
+    /// Says something in a room, under `id` should it be new, gives it the next sequence of the room's topic and queues
+    /// its announcement, all or nothing. What this author said under the same client message id before is answered as it
+    /// is now. `None` when the room has no such message to reply to.
     ///
     /// # Errors
     /// As any operation here.
-    pub async fn send_message(&self, new: NewMessage<'_>) -> Result<Message, StorageError> {
-        let parameters: [&(dyn ToSql + Sync); 7] = [
+    pub async fn send_message(
+        &self,
+        id: MessageId,
+        new: &NewMessage,
+        now: Timestamp,
+    ) -> Result<Option<Message>, StorageError> {
+        let parameters: [&(dyn ToSql + Sync); 10] = [
             &new.room.as_str(),
-            &new.at.to_jiff(),
-            &new.id.0,
+            &now.to_jiff(),
+            &id.0,
             &new.author.as_str(),
             &new.client_message_id,
-            &text(new.text),
-            &new.metadata.map(Json),
+            &text(&new.text),
+            &new.metadata.as_ref().map(Json),
+            &new.kind.label(),
+            &name(new.author_name.as_deref()),
+            &new.reply_to.map(|id| id.0),
         ];
-        match self.in_topic(&topic(new.room), true, &SEND, &parameters).await? {
-            Some(row) => message(&row),
-            None => Err(StorageError::Defect("a message was not stored".to_owned()).counted()),
-        }
+        let row = self.in_topic(&topic(&new.room), true, &SEND, &parameters).await?;
+        row.as_ref().map(message).transpose()
     }
 
     /// Replaces the text of a message.
@@ -206,7 +232,13 @@ impl Storage {
             return Ok(MessageChange::Unknown);
         };
         let message = message(&row)?;
-        Ok(if message.author == *author { MessageChange::Done(message) } else { MessageChange::NotAuthor })
+        Ok(if row.try_get(14)? {
+            MessageChange::Done(Box::new(message))
+        } else if message.author != *author {
+            MessageChange::NotAuthor
+        } else {
+            MessageChange::NotText
+        })
     }
 
     /// What was said in a room before a position, newest first, and the room's newest sequence. The sequence is read
@@ -224,6 +256,43 @@ impl Storage {
         let before = before.map_or(i64::MAX, |before| signed(before.0));
         let rows = self.query(&HISTORY, &[&room.as_str(), &before, &i64::from(limit)]).await?;
         Ok((rows.iter().map(message).collect::<Result<_, _>>()?, through))
+    }
+
+    /// The newest messages of an author that are not deleted, in rooms that are no session's.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn messages_of_author(
+        &self,
+        author: &UserId,
+        limit: u32,
+    ) -> Result<Vec<Message>, StorageError> {
+        let rows = self.query(&OF_AUTHOR, &[&author.as_str(), &i64::from(limit)]).await?;
+        rows.iter().map(message).collect()
+    }
+
+    /// The newest messages of a kind that are not deleted, in rooms that are no session's.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn messages_of_kind(
+        &self,
+        kind: MessageKind,
+        limit: u32,
+    ) -> Result<Vec<Message>, StorageError> {
+        let rows = self.query(&OF_KIND, &[&kind.label(), &i64::from(limit)]).await?;
+        rows.iter().map(message).collect()
+    }
+
+    /// How many messages of a room are not deleted. Counts them one by one.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn count_messages(&self, room: &RoomId) -> Result<u64, StorageError> {
+        Ok(match self.query_opt(&COUNT, &[&room.as_str()]).await? {
+            Some(row) => unsigned(row.try_get(0)?),
+            None => 0,
+        })
     }
 
     /// Messages that were said, changed or taken back in a room after a sequence, at most `limit`, each as it is now.
@@ -252,15 +321,20 @@ fn message(row: &Row) -> Result<Message, StorageError> {
     let metadata: Option<Json<JsonObject>> = row.try_get(7)?;
     let edited_at: Option<jiff::Timestamp> = row.try_get(9)?;
     let deleted_at: Option<jiff::Timestamp> = row.try_get(10)?;
+    let reply_to: Option<Uuid> = row.try_get(13)?;
     Ok(Message {
         id: MessageId(row.try_get(0)?),
         room: parsed(row.try_get(1)?)?,
         sequence: Sequence(unsigned(row.try_get(2)?)),
         position: Sequence(unsigned(row.try_get(3)?)),
         author: parsed(row.try_get(4)?)?,
+        author_name: row.try_get(12)?,
         client_message_id: row.try_get(5)?,
+        // A later release may know more of them.
+        kind: MessageKind::from_label(row.try_get(11)?).unwrap_or_default(),
         text: row.try_get(6)?,
         metadata: metadata.map(|Json(metadata)| metadata),
+        reply_to: reply_to.map(MessageId),
         created_at: timestamp(row.try_get(8)?),
         edited_at: edited_at.map(timestamp),
         deleted_at: deleted_at.map(timestamp),

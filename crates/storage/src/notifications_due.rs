@@ -177,6 +177,7 @@ const FORGET_SESSIONS: Statement = Statement {
                 AND NOT EXISTS (SELECT FROM usage WHERE usage.session_id = old.id)
                 AND NOT EXISTS (SELECT FROM usage_reports WHERE usage_reports.session_id = old.id)
                 AND NOT EXISTS (SELECT FROM rooms WHERE rooms.session_id = old.id)
+                AND NOT EXISTS (SELECT FROM messages WHERE messages.room_id = 'session:' || old.slug)
                 AND NOT EXISTS (SELECT FROM stream_keys
                                 WHERE stream_keys.session_id = old.id AND stream_keys.revoked_at IS NULL)
               LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -340,8 +341,8 @@ impl Storage {
         self.forget(&FORGET_FINALS, cutoff).await
     }
 
-    /// Forgets sessions that ended before `cutoff` and of which nothing is left: no final, no use, no stream that was
-    /// open since then, no good stream key; their participants with them. Whether there may be more.
+    /// Forgets sessions that ended before `cutoff` and of which nothing is left: no final, no use, no message, no stream
+    /// that was open since then, no good stream key; their participants with them. Whether there may be more.
     ///
     /// # Errors
     /// As any operation here.

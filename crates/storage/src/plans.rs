@@ -1,13 +1,15 @@
-//! Whether an inbox stays fast when it is large: what Postgres does for each statement when one user has 50,000
-//! notifications, by its own account. Reading all of them takes over a thousand blocks, and would show.
+//! Whether an inbox or a room stays fast when it is large: what Postgres does for each statement when one user has 50,000
+//! notifications, or one room as many messages, by its own account. Reading all of them takes over a thousand blocks, and
+//! would show.
 
 use std::fmt::Write;
 
 use testkit::Database;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::{
-    connection::Statement, notifications, notifications_change, notifications_due, notifications_list,
+    connection::Statement, messages, notifications, notifications_change, notifications_due,
+    notifications_list,
 };
 
 const ROWS: u32 = 50_000;
@@ -56,12 +58,7 @@ fn statements() -> Vec<(&'static Statement, &'static str)> {
 #[tokio::test]
 async fn no_statement_reads_more_of_a_large_inbox_than_it_shows() {
     let database = Database::scratch().await;
-    let (client, connection) = tokio_postgres::connect(database.url().expose(), NoTls).await.unwrap();
-    let connection = std::pin::pin!(connection);
-    let work = async {
-        for statement in SEED.split(';') {
-            client.batch_execute(statement).await.unwrap();
-        }
+    with_client(&database, SEED, async |client| {
         let mut faults = String::new();
         for watermark in [0, ROWS - 10] {
             client
@@ -69,32 +66,107 @@ async fn no_statement_reads_more_of_a_large_inbox_than_it_shows() {
                 .await
                 .unwrap();
             for (statement, arguments) in statements() {
-                client.batch_execute(&format!("PREPARE tried AS {}", statement.sql)).await.unwrap();
-                let arguments = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
-                let explain = format!(
-                    "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan;
-                     EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE tried{arguments}; ROLLBACK"
-                );
-                let answer = client.simple_query(&explain).await.unwrap();
-                let plan = answer.iter().find_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => row.get(0),
-                    _ => None,
-                });
-                let plan: serde_json::Value = serde_json::from_str(plan.unwrap()).unwrap();
-                let plan = &plan[0]["Plan"];
-                let blocks =
-                    ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| plan[name].as_u64());
-                let blocks: u64 = blocks.sum();
-                if blocks > BLOCKS_MAX {
-                    writeln!(faults, "{} at {watermark}: {blocks} blocks: {plan:#}", statement.name).unwrap();
+                if let Some(fault) = reads_much(&client, statement, arguments).await {
+                    writeln!(faults, "at {watermark} {fault}").unwrap();
                 }
-                client.batch_execute("DEALLOCATE tried").await.unwrap();
             }
         }
         assert!(faults.is_empty(), "{faults}");
+    })
+    .await;
+}
+
+/// One room in which one author has said much, and the room of a session in which the same author has said as much since.
+const CHAT_SEED: &str = "
+    INSERT INTO topics (name, sequence) VALUES ('room:general', 50000), ('room:session:demo', 50000);
+    INSERT INTO messages (id, room_id, position, sequence, author, client_message_id, text, created_at, kind)
+    SELECT ('00000000-0000-0000-000' || room || '-' || lpad(n::text, 12, '0'))::uuid,
+        CASE room WHEN 0 THEN 'general' ELSE 'session:demo' END, n, n, 'u1', 'c' || n, 'text',
+        now() + room * interval '1 day' + n * interval '1 second', CASE WHEN n % 5000 = 1 THEN 'image' ELSE 'text' END
+    FROM generate_series(1, 50000) AS n, generate_series(0, 1) AS room;
+    UPDATE messages SET deleted_at = now() WHERE room_id = 'general' AND position > 49000;
+    VACUUM ANALYZE;";
+
+/// Statements about rooms and what they are executed with.
+fn chat_statements() -> Vec<(&'static Statement, &'static str)> {
+    let said = "'00000000-0000-0000-0000-000000000005'";
+    let amended: &'static str = format!("'general', now(), {said}, 'u1', 'text'").leak();
+    let reply: &'static str =
+        format!("'general', now(), gen_random_uuid(), 'u1', 'new', 'text', NULL, 'text', 'Name', {said}")
+            .leak();
+    vec![
+        (&messages::SEND, reply),
+        (
+            &messages::SEND,
+            "'general', now(), gen_random_uuid(), 'u1', NULL, 'text', NULL, 'file', NULL, NULL",
+        ),
+        (
+            &messages::SEND,
+            "'general', now(), gen_random_uuid(), 'u1', 'c7', 'text', NULL, 'text', NULL, NULL",
+        ),
+        (&messages::EDIT, amended),
+        (&messages::TAKE_BACK, amended),
+        (&messages::HISTORY, "'general', 25000, 20"),
+        (&messages::SINCE, "'general', 25000, 20"),
+        (&messages::OF_AUTHOR, "'u1', 20"),
+        (&messages::OF_AUTHOR, "'nobody', 20"),
+        (&messages::OF_KIND, "'image', 20"),
+        (&messages::OF_KIND, "'text', 20"),
+    ]
+}
+
+#[tokio::test]
+async fn no_statement_reads_more_of_a_large_room_than_it_shows() {
+    let database = Database::scratch().await;
+    with_client(&database, CHAT_SEED, async |client| {
+        let mut faults = String::new();
+        for (statement, arguments) in chat_statements() {
+            if let Some(fault) = reads_much(&client, statement, arguments).await {
+                writeln!(faults, "{fault}").unwrap();
+            }
+        }
+        assert!(faults.is_empty(), "{faults}");
+    })
+    .await;
+}
+
+/// Sows a database and works on it by a connection of one's own.
+async fn with_client<F: Future<Output = ()>>(
+    database: &Database,
+    seed: &str,
+    work: impl FnOnce(Client) -> F,
+) {
+    let (client, connection) = tokio_postgres::connect(database.url().expose(), NoTls).await.unwrap();
+    let connection = std::pin::pin!(connection);
+    let work = async {
+        for statement in seed.split(';') {
+            client.batch_execute(statement).await.unwrap();
+        }
+        work(client).await;
     };
     tokio::select! {
         () = work => {}
         ended = connection => panic!("{ended:?}"),
     }
+}
+
+/// What Postgres did for a statement, when it touched more than [`BLOCKS_MAX`]; all of it is undone.
+async fn reads_much(client: &Client, statement: &Statement, arguments: &str) -> Option<String> {
+    client.batch_execute(&format!("PREPARE tried AS {}", statement.sql)).await.unwrap();
+    let arguments = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
+    let explain = format!(
+        "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan;
+         EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE tried{arguments}; ROLLBACK"
+    );
+    let answer = client.simple_query(&explain).await.unwrap();
+    let plan = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(plan.unwrap()).unwrap();
+    let plan = &plan[0]["Plan"];
+    let blocks = ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| plan[name].as_u64());
+    let blocks: u64 = blocks.sum();
+    client.batch_execute("DEALLOCATE tried").await.unwrap();
+    (blocks > BLOCKS_MAX).then(|| format!("{}: {blocks} blocks: {plan:#}", statement.name))
 }

@@ -1,6 +1,7 @@
 //! One client of captions, on a WebSocket or in Socket.IO's `/captions`: what it says, what it is told, and how it ends. One
 //! task each.
 
+mod chat;
 mod resume;
 mod voice;
 
@@ -10,11 +11,16 @@ use auth::Principal;
 use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
 use model::{Caption, FaultKind, Final, Sequence, SessionSlug, Speaker};
+use serde_json::Value;
 use tokio::time::Instant;
 use tungstenite::Utf8Bytes;
 
 use crate::{
     Edge,
+    chat::{
+        chatter::Chatter,
+        seat::{Seat, Turn},
+    },
     close::Close,
     feed::{self, Feed},
     limits::TooOften,
@@ -58,6 +64,10 @@ pub(crate) struct Peer {
     pub(crate) shape: Shape,
     pub(crate) since: Option<Sequence>,
     pub(crate) partials: bool,
+    /// Whether it wants the chat of the session beside its captions.
+    pub(crate) chat: bool,
+    /// What it has of that.
+    pub(crate) chat_since: Option<Sequence>,
 }
 
 /// How a connection ended, for its log line.
@@ -128,6 +138,8 @@ pub(crate) struct Connection {
     told: Sequence,
     /// What is said once every final that is stored has been told.
     last_word: Option<(BoxFuture<'static, ()>, Utf8Bytes)>,
+    /// Its seat in the session's room.
+    chat: Option<Box<Seat<Option<Value>>>>,
     voice: Voice,
     /// Whether the client has said `init`: it then knows acknowledgements.
     is_native: bool,
@@ -151,6 +163,7 @@ enum Event {
     Update(Taken<Update>),
     Page(Page<Final>),
     CaughtUp,
+    Chat(Turn),
     Source(Next),
     Time,
     Drain,
@@ -170,6 +183,7 @@ impl Connection {
             overtaken: false,
             told: Sequence::default(),
             last_word: None,
+            chat: None,
             voice: Voice::Silent(None),
             is_native: false,
             stop_said: false,
@@ -200,6 +214,11 @@ impl Connection {
         if let Some(since) = self.peer.since {
             self.replay_from(since);
         }
+        if self.peer.chat
+            && let Flow::Break(end) = self.open_chat().await
+        {
+            return end;
+        }
         loop {
             let event = self.wake().await;
             if let Flow::Break(end) = self.handle(event).await {
@@ -209,7 +228,7 @@ impl Connection {
     }
 
     async fn wake(&mut self) -> Event {
-        let Self { edge, line, follower, replay, last_word, voice, blocked, early, pulse, .. } = self;
+        let Self { edge, line, follower, replay, last_word, chat, voice, blocked, early, pulse, .. } = self;
         let leaving = pulse.leaving;
         let early_at = early.as_ref().map(|early| early.1);
         let is_blocked = blocked.is_some();
@@ -225,6 +244,7 @@ impl Connection {
             taken = follower.take() => Event::Update(taken),
             Some(page) = OptionFuture::from(replay.as_mut()) => Event::Page(page),
             Some(()) = OptionFuture::from(last_word.as_mut().map(|(caught_up, _)| caught_up)) => Event::CaughtUp,
+            Some(turn) = OptionFuture::from(chat.as_mut().map(|chat| chat.next())) => Event::Chat(turn),
             next = source => Event::Source(next),
             () = pulse.wait(early_at) => Event::Time,
             () = edge.life.draining().cancelled(), if leaving == Leaving::No => Event::Drain,
@@ -239,6 +259,7 @@ impl Connection {
             Event::Update(taken) => self.tell(taken).await,
             Event::Page(page) => self.tell_page(page).await,
             Event::CaughtUp => self.say_last_word().await,
+            Event::Chat(turn) => self.chat(turn).await,
             Event::Source(Next::Report(report)) => self.report(report).await,
             Event::Source(Next::Room) => {
                 if let Some(command) = self.blocked.take() {
@@ -348,6 +369,7 @@ impl Connection {
                 let speaks = speaker.is_active.then_some(Speaker { identity, name: speaker.name });
                 self.edge.sessions.speaks(self.peer.principal.session(), speaks);
             }
+            ClientMessage::Chat(chat) => return self.hear_chat(chat).await,
             ClientMessage::Unknown => self.edge.tally.refused(Refused::Unknown),
         }
         self.bad = 0;
@@ -383,6 +405,9 @@ impl Connection {
             Ok(fresh) if fresh.identity() == principal.identity() => {
                 let expires_at = fresh.expires_at();
                 self.pulse.renew(expires_at, &self.edge.clock);
+                if let Some(chat) = &mut self.chat {
+                    chat.refresh(Chatter::Participant(fresh.clone()));
+                }
                 self.peer.principal = fresh;
                 self.bad = 0;
                 self.send(protocol::refreshed(expires_at)).await

@@ -252,7 +252,8 @@ impl<S: Story> Feeds<S> {
         unfollowed
     }
 
-    fn feed(&self, topic: &S::Topic) -> Option<Arc<Feed<S>>> {
+    /// The feed of a topic that is followed here.
+    pub(crate) fn feed(&self, topic: &S::Topic) -> Option<Arc<Feed<S>>> {
         self.lock().get(topic).cloned()
     }
 
@@ -268,6 +269,7 @@ pub(crate) async fn listen(edge: Arc<Edge>, mut subscriber: Subscriber, mut wish
             () = edge.life.stopping().cancelled() => return,
             wish = wishes.recv() => match wish {
                 Some(Topic::Session(session)) => edge.transcripts.attend(&session, &mut subscriber).await,
+                Some(Topic::Room(room)) => edge.talks.attend(&room, &mut subscriber).await,
                 Some(topic) => edge.happenings.attend(&topic, &mut subscriber).await,
                 None => return,
             },
@@ -275,10 +277,12 @@ pub(crate) async fn listen(edge: Arc<Edge>, mut subscriber: Subscriber, mut wish
                 Received::Event { topic: Topic::Session(session), event } => {
                     edge.transcripts.hear(&session, event);
                 }
+                Received::Event { topic: Topic::Room(room), event } => edge.talks.hear(&room, event),
                 Received::Event { topic, event } => edge.happenings.hear(&topic, event),
                 Received::Gap => {
                     edge.transcripts.missed();
                     edge.happenings.missed();
+                    edge.talks.missed();
                 }
             },
         }

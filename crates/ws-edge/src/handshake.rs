@@ -316,14 +316,11 @@ pub(crate) fn peer(
             retry_after: Some(retry_after),
         });
     }
-    let since = match value("since").filter(|since| !since.is_empty()) {
-        None => None,
-        Some(since) => {
-            let since =
-                since.parse().map_err(|_| Refusal::wrong("since must be a whole number, not negative"))?;
-            Some(Sequence(since))
-        }
+    let position = |name: &str, wrong: &str| {
+        let given = value(name).filter(|given| !given.is_empty());
+        given.map(|given| given.parse().map(Sequence).map_err(|_| Refusal::wrong(wrong))).transpose()
     };
+    let since = position("since", "since must be a whole number, not negative")?;
     let shape = match value("messages") {
         None => edge.settings.shape,
         Some(shape) => {
@@ -335,7 +332,13 @@ pub(crate) fn peer(
         Some("false" | "0") => false,
         Some(_) => return Err(Refusal::wrong("partials must be true or false")),
     };
-    Ok(Peer { principal, shape, since, partials })
+    let chat = match value("chat").as_deref() {
+        None | Some("false" | "0" | "") => false,
+        Some("true" | "1") => true,
+        Some(_) => return Err(Refusal::wrong("chat must be true or false")),
+    };
+    let chat_since = position("chatSince", "chatSince must be a whole number, not negative")?;
+    Ok(Peer { principal, shape, since, partials, chat, chat_since })
 }
 
 /// Which user asks, or what it is told instead and how its socket ends.

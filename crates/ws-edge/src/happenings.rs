@@ -92,7 +92,8 @@ impl Story for Happenings {
             | Event::Status(_)
             | Event::SessionEnded
             | Event::TranscriptionError(_)
-            | Event::Message(_) => return None,
+            | Event::Message(_)
+            | Event::Sign { .. } => return None,
         };
         let happening = Happening { event, unread };
         if happening.sequence() > Sequence(0) {

@@ -10,6 +10,7 @@ mod access;
 mod answers;
 mod arrivals;
 mod channel;
+mod chat;
 mod close;
 mod connection;
 mod desk;
@@ -24,6 +25,7 @@ mod line;
 mod metrics;
 mod news;
 mod order;
+mod orders;
 mod presence;
 mod proof;
 mod protocol;
@@ -61,8 +63,21 @@ use tokio_util::sync::CancellationToken;
 pub use settings::EdgeSettings;
 
 use crate::{
-    desk::Desks, door::Door, feed::Feeds, happenings::Happenings, limits::Limits, metrics::Tally,
-    presence::Presence, rooms::Rooms, sessions::Sessions, socketio::SocketIoServer, stats::Stats,
+    chat::{
+        Talk,
+        members::{self, Members},
+    },
+    desk::Desks,
+    door::Door,
+    feed::Feeds,
+    happenings::Happenings,
+    limits::Limits,
+    metrics::Tally,
+    presence::Presence,
+    rooms::Rooms,
+    sessions::Sessions,
+    socketio::SocketIoServer,
+    stats::Stats,
     transcript::Transcript,
 };
 
@@ -136,7 +151,9 @@ pub(crate) struct Edge {
     sessions: Sessions,
     transcripts: Feeds<Transcript>,
     happenings: Feeds<Happenings>,
+    talks: Feeds<Talk>,
     presence: Presence,
+    members: Members,
     socketio: SocketIoServer,
     /// Places for connections, of every door.
     places: Arc<Semaphore>,
@@ -171,6 +188,9 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         tracing::warn!(
             "LEGACY_OPEN_ROUTES is set: anybody can start and stop transcription, report usage, and hand in captions and sound"
         );
+    }
+    if settings.chat_anonymous {
+        tracing::warn!("CHAT_ANONYMOUS is set: anybody can chat under any name");
     }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
@@ -207,6 +227,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     let (sessions, notes) = Sessions::new(clock.clone());
     let (wishes, wished) = feed::wishes();
     let (presence, changed) = Presence::new();
+    let (members, seats) = Members::new();
     let edge = Arc::new_cyclic(|edge| Edge {
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
         users,
@@ -226,8 +247,10 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         hub,
         sessions,
         transcripts: Feeds::new(settings.follower_queue, wishes.clone()),
-        happenings: Feeds::new(settings.follower_queue, wishes),
+        happenings: Feeds::new(settings.follower_queue, wishes.clone()),
+        talks: Feeds::new(settings.follower_queue, wishes),
         presence,
+        members,
         socketio: SocketIoServer::new(&settings.socketio, edge),
         places: Arc::new(Semaphore::new(settings.connections_max)),
         tally: Tally::new(),
@@ -257,6 +280,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     life.spawn_critical("idle sessions", sessions::end_idle(edge.clone()));
     life.spawn_critical("limits", door::forget(edge.clone()));
     life.spawn_companion("presence", presence::tell(edge.clone(), changed));
+    life.spawn_companion("members", members::tell(edge.clone(), seats));
     life.spawn_critical("door", door::accept(edge.clone(), Door::Main, listener));
     if let Some(chat) = chat {
         life.spawn_critical("chat door", door::accept(edge.clone(), Door::Chat, chat));

@@ -12,7 +12,7 @@ use governor::{
     DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
-use model::{Identity, SessionSlug, UserId};
+use model::{Identity, SeatId, SessionSlug, UserId};
 
 use crate::settings::EdgeSettings;
 
@@ -25,6 +25,12 @@ const FRAME_BURST_S: u32 = 2;
 /// Seconds' worth of messages of a tab that may come at once: every subscription of a page that opens, and more than a
 /// connection may have, so that whoever asks for too many is told that rather than that it asks too fast.
 const WORD_BURST_S: u32 = 6;
+
+/// How often in a second a client may say that somebody writes. Others see it for some seconds each time.
+const TYPING_PER_S: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
+
+/// Seconds' worth of it that may come at once.
+const TYPING_BURST_S: u32 = 5;
 
 /// Keys that one limiter remembers, about 40 bytes each. When it knows more, it refuses everybody until it has
 /// forgotten those that are back at their full allowance.
@@ -77,6 +83,7 @@ pub(crate) struct Limits {
     identities: Limiter,
     frames: Limiter,
     words: Limiter,
+    typing: Limiter,
     tabs: AtomicU64,
 }
 
@@ -87,6 +94,7 @@ impl Limits {
             identities: Limiter::new(settings.identity_handshakes, HANDSHAKE_BURST_S),
             frames: Limiter::new(settings.frames, FRAME_BURST_S),
             words: Limiter::new(settings.tab_messages, WORD_BURST_S),
+            typing: Limiter::new(TYPING_PER_S, TYPING_BURST_S),
             tabs: AtomicU64::new(0),
         }
     }
@@ -110,14 +118,27 @@ impl Limits {
         self.identities.allow(user)
     }
 
-    /// Names a new `/ws` for [`Limits::word`].
+    /// Names a new `/ws`, or client of chat, for [`Limits::word`].
     pub(crate) fn next_tab(&self) -> u64 {
         self.tabs.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A message on one `/ws`.
+    /// A message on one `/ws`, or of one client of chat.
     pub(crate) fn word(&self, tab: u64) -> Result<(), TooOften> {
         self.words.allow(tab)
+    }
+
+    /// A chat message over HTTP, of a user or, when nobody has proved to be one, from an address.
+    pub(crate) fn post(&self, user: Option<&UserId>, address: IpAddr) -> Result<(), TooOften> {
+        match user {
+            Some(user) => self.words.allow(user),
+            None => self.words.allow(("address", household(address))),
+        }
+    }
+
+    /// Somebody writes.
+    pub(crate) fn typing(&self, seat: SeatId) -> Result<(), TooOften> {
+        self.typing.allow(seat)
     }
 
     /// A message of a participant, all sockets counted.
@@ -127,7 +148,7 @@ impl Limits {
 
     /// Lets go of keys that nobody used for a while.
     pub(crate) fn forget(&self) {
-        for limiter in [&self.addresses, &self.identities, &self.frames, &self.words] {
+        for limiter in [&self.addresses, &self.identities, &self.frames, &self.words, &self.typing] {
             limiter.forget();
         }
     }

@@ -21,6 +21,8 @@ use crate::{
 
 /// Open WebSockets.
 const CONNECTIONS: &str = "ws_edge_connections";
+/// Open Socket.IO clients of chat.
+const GUESTS: &str = "ws_edge_chat_clients";
 /// Streams that send audio.
 const STREAMS: &str = "ws_edge_streams";
 /// Streams that Gladia understands.
@@ -76,6 +78,7 @@ const CLOSE_CODES: [&str; 12] =
 /// Registers this crate's metrics at zero.
 pub(crate) fn register() {
     gauge!(CONNECTIONS).set(0.0);
+    gauge!(GUESTS).set(0.0);
     gauge!(STREAMS).set(0.0);
     gauge!(BRIDGES).set(0.0);
     gauge!(STREAMS_DETACHED).set(0.0);
@@ -157,6 +160,7 @@ pub(crate) struct Tally {
     /// Kept, since looking it up would cost a good part of what it counts.
     deliveries: Counter,
     connections: AtomicU64,
+    guests: AtomicU64,
     streams: AtomicU64,
     bridges: AtomicU64,
     filtered: AtomicU64,
@@ -240,6 +244,7 @@ impl Tally {
             began: Instant::now(),
             deliveries: counter!(DELIVERIES_TOTAL),
             connections: AtomicU64::new(0),
+            guests: AtomicU64::new(0),
             streams: AtomicU64::new(0),
             bridges: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
@@ -267,6 +272,21 @@ impl Tally {
     /// Counts an open WebSocket until the answer is dropped.
     pub(crate) fn connection(&self) -> Open<'_> {
         open(&self.connections, CONNECTIONS)
+    }
+
+    /// Counts an open client of chat until the answer is dropped.
+    pub(crate) fn guest(&self) -> Open<'_> {
+        open(&self.guests, GUESTS)
+    }
+
+    /// How many clients of chat are connected.
+    pub(crate) fn guests(&self) -> u64 {
+        self.guests.load(Ordering::Relaxed)
+    }
+
+    /// Since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Counts an open stream until the answer is dropped.
@@ -415,7 +435,7 @@ impl Tally {
             total_messages_sent: read(&self.events),
             total_errors: read(&self.errors),
             last_error: lock(&self.last_error).clone(),
-            uptime: self.began.elapsed().as_secs(),
+            uptime: self.uptime().as_secs(),
             queue,
             latency: latency.filter_map(|(name, latency)| Some((name, latency?))).collect(),
             counters: BTreeMap::from([

@@ -7,7 +7,7 @@ use model::{
     Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, UserId, UtteranceId,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use tungstenite::Utf8Bytes;
 
 use crate::transcript::Hearing;
@@ -65,6 +65,7 @@ pub(crate) enum ClientMessage {
     /// A new token for the open socket.
     Refresh(settings::Secret),
     ActiveSpeaker(ActiveSpeaker),
+    Chat(Chat),
     /// A type that we do not know, from a newer or another kind of client.
     Unknown,
 }
@@ -88,6 +89,15 @@ pub(crate) struct Resume {
     pub(crate) stream: StreamId,
     /// What it was told needs no re-sending.
     pub(crate) acked: Samples,
+}
+
+/// Something for the room beside the captions: an event of chat as Socket.IO has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chat {
+    pub(crate) event: String,
+    pub(crate) data: Value,
+    /// What its acknowledgement is called by, when one is wanted.
+    pub(crate) id: Option<Value>,
 }
 
 /// Who a client says is speaking.
@@ -148,6 +158,7 @@ impl ClientMessage {
                 let missing = BadMessage::Field { field: "token", expected: "a new transcription token" };
                 token.map(|token| Self::Refresh(token.into())).ok_or(missing)
             }
+            "chat" => fields.chat().map(Self::Chat),
             "active_speaker" => fields.active_speaker().map(Self::ActiveSpeaker),
             _ => Ok(Self::Unknown),
         }
@@ -239,6 +250,24 @@ impl<'a> Fields<'a> {
             list.iter().map(language_tag).collect()
         })?;
         Ok(languages.unwrap_or_default())
+    }
+
+    /// Without an `event` it is a message to be sent, whose `type` is called `kind`, since it has one already.
+    fn chat(&self) -> Result<Chat, BadMessage> {
+        let event = self.text("event")?;
+        let id = self.read("id", "a string or a number", |id| {
+            (id.is_string() || id.is_number()).then(|| id.clone())
+        })?;
+        let data = match event {
+            Some(_) => self.get("data").cloned().unwrap_or_default(),
+            None => {
+                let mut draft = self.0.clone();
+                let kind = draft.remove("kind").unwrap_or_default();
+                draft.insert("type".to_owned(), kind);
+                Value::Object(draft)
+            }
+        };
+        Ok(Chat { event: event.unwrap_or("sendMessage").to_owned(), data, id })
     }
 
     fn active_speaker(&self) -> Result<ActiveSpeaker, BadMessage> {
@@ -569,6 +598,19 @@ pub(crate) fn refreshed(expires_at: Timestamp) -> Utf8Bytes {
         expires_at: Timestamp,
     }
     encode(&Refreshed { r#type: "refreshed", expires_at })
+}
+
+/// An event of chat, beside captions.
+pub(crate) fn chat(event: &str, data: &RawValue, id: Option<&Value>) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Chat<'a> {
+        r#type: &'static str,
+        event: &'a str,
+        data: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a Value>,
+    }
+    encode(&Chat { r#type: "chat", event, data, id })
 }
 
 /// The last message before the edge goes away.

@@ -1,11 +1,14 @@
 //! The REST routes: of notifications, system C's for users, ours beside them, and the one by which back ends publish; of
-//! what is kept of sessions, transcripts and usage.
+//! what is kept of sessions, transcripts and usage; of chat, system B's.
 
 mod body;
+mod chat;
 mod publish;
 mod transcripts;
 mod usage;
 mod user;
+
+use std::net::IpAddr;
 
 use auth::{Principal, User};
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use model::{FaultKind, SessionSlug};
 use rpc::HubError;
 use storage::StorageError;
 
+pub(crate) use chat::{health, index, not_found};
 pub(crate) use transcripts::READERS_MAX;
 pub(crate) use usage::CostPerMinute;
 
@@ -60,6 +64,8 @@ pub(crate) enum Refused {
     Method(&'static str),
     /// Anything else, under its own status.
     Status(StatusCode, &'static str, &'static str),
+    /// Too often: when it may come again.
+    Often(std::time::Duration),
     /// The hub did not do it.
     Hub(HubError),
     /// Postgres did not.
@@ -112,6 +118,10 @@ impl Refused {
                 answer
             }
             Self::Status(status, text, code) => problem(status, text, code),
+            Self::Often(retry_after) => {
+                let answer = problem(StatusCode::TOO_MANY_REQUESTS, "Too many messages", "rate_limited");
+                answers::retry_after(answer, retry_after)
+            }
             Self::Hub(HubError::Refused(refusal)) => {
                 let status = StatusCode::from_u16(refusal.fault().http_status());
                 problem(status.unwrap_or(StatusCode::BAD_REQUEST), &refusal.to_string(), refusal.code())
@@ -119,7 +129,7 @@ impl Refused {
             Self::Hub(error) => {
                 tracing::warn!(%error, "ask the notification hub");
                 edge.stats.error();
-                away(error.fault(), "Notifications are not available, try again")
+                away(error.fault(), "Notifications and chat are not available, try again")
             }
             Self::Storage(error) => {
                 tracing::warn!(%error, "ask Postgres");
@@ -152,6 +162,7 @@ enum Route<'a> {
     Search,
     SaveUsage,
     Stats,
+    Chat(chat::Route<'a>),
 }
 
 fn route(path: &str) -> Option<Route<'_>> {
@@ -161,6 +172,9 @@ fn route(path: &str) -> Option<Route<'_>> {
         SAVE_USAGE_PATH => return Some(Route::SaveUsage),
         STATS_PATH => return Some(Route::Stats),
         _ => {}
+    }
+    if let Some(route) = chat::route(path) {
+        return Some(Route::Chat(route));
     }
     if let Some(rest) = path.strip_prefix(USER_PATH).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
         return Some(Route::Inbox(rest.trim_end_matches('/')));
@@ -183,7 +197,7 @@ pub(crate) fn serves(path: &str) -> bool {
 }
 
 /// Answers a request for one of these routes.
-pub(crate) async fn answer<B>(edge: &Edge, head: &Parts, body: B) -> Answer
+pub(crate) async fn answer<B>(edge: &Edge, client: IpAddr, head: &Parts, body: B) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -197,6 +211,7 @@ where
         Some(Route::Search) => transcripts::search(edge, head).await,
         Some(Route::SaveUsage) => usage::save(edge, head, body).await,
         Some(Route::Stats) => usage::stats(edge, head).await,
+        Some(Route::Chat(route)) => chat::answer(edge, client, head, route, body).await,
         None => Err(Refused::Missing("Not found", "not_found")),
     }
     .unwrap_or_else(|refused| refused.answer(edge));
@@ -255,6 +270,10 @@ mod tests {
             "/api/transcripts/search",
             "/api/transcription/usage/save",
             "/api/transcription/stats",
+            "/api/messages",
+            "/api/messages/type/image",
+            "/api/chat/users/u1/messages",
+            "/socket-health",
         ] {
             assert!(serves(path), "{path}");
         }
@@ -268,6 +287,10 @@ mod tests {
             "/api/sessions/a/transcript/b",
             "/api/transcription/start",
             "/api/transcription/stats/x",
+            "/api/messages/x",
+            "/api/messages/type/",
+            "/api/chat",
+            "/health",
         ] {
             assert!(!serves(path), "{path}");
         }

@@ -1,5 +1,5 @@
 //! HTTP by door and path: what says how this server is, here; what back ends do with sessions, in `transcription`; the
-//! routes of notifications, in `rest`.
+//! routes of notifications, of what is kept and of chat, in `rest`.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -34,7 +34,7 @@ where
     } else if socketio::serves(request.uri().path()) && request.method() != Method::OPTIONS {
         socketio::answer(edge, client, request).await
     } else {
-        route(edge, door, request).await
+        route(edge, door, client, request).await
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let allowed =
@@ -48,7 +48,7 @@ where
     answer
 }
 
-async fn route<B>(edge: &Edge, door: Door, request: Request<B>) -> Answer
+async fn route<B>(edge: &Edge, door: Door, client: IpAddr, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -59,15 +59,23 @@ where
         return answers::empty(StatusCode::NO_CONTENT);
     }
     if rest::serves(path) {
-        return rest::answer(edge, &head, body).await;
+        return rest::answer(edge, client, &head, body).await;
     }
-    if door == Door::Chat || path == TAB_PATH {
+    if path == TAB_PATH {
         return answers::text(StatusCode::UPGRADE_REQUIRED, "text/plain", "Upgrade Required".to_owned());
+    }
+    let is_read = method == Method::GET || method == Method::HEAD;
+    if door == Door::Chat {
+        return match path {
+            "/" if is_read => rest::index(edge),
+            "/health" if is_read => rest::health(edge),
+            _ => rest::not_found(method, path),
+        };
     }
     if path == WEBSOCKET_PATH {
         return error(StatusCode::UPGRADE_REQUIRED, "WebSocket endpoint. Use WebSocket upgrade.");
     }
-    if method == Method::GET || method == Method::HEAD {
+    if is_read {
         match path {
             "/" => return index(edge),
             "/test" => return test(edge),

@@ -14,6 +14,7 @@
 //! | `TRANSCRIPTION_WORKERS`, `INTERNAL_TOKEN` | see `rpc` | who understands audio |
 //! | `NOTIFICATION_HUB` | see `rpc` | who keeps notifications |
 //! | `CHANNEL_ACCESS_HOOK`, `CHANNEL_ACCESS_KEY` | none | `http://` address that is asked who may follow a post, and the bearer token it is shown; without it nobody may |
+//! | `CHAT_ANONYMOUS` | false | anybody may chat, in every room but those of sessions |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
 //! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop, broadcast, reports of usage and `POST /api/user/notifications` need no proof, and egresses no token; only for migration |
 //! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
@@ -147,6 +148,7 @@ pub struct EdgeSettings {
     pub(crate) hub: HubSettings,
     pub(crate) access_hook: Option<AccessHook>,
     pub(crate) legacy_open_routes: bool,
+    pub(crate) chat_anonymous: bool,
     pub(crate) cost_per_minute: CostPerMinute,
     pub(crate) upgrade_auth: UpgradeAuth,
     /// Empty means any.
@@ -248,6 +250,7 @@ impl EdgeSettings {
         let upgrade_auth = reader.or("UPGRADE_AUTH", UpgradeAuth::Accept, "accept or reject");
         let shape = reader.or("TRANSCRIPT_MESSAGES", Shape::Split, "split, transcript or both");
         let legacy_open_routes = reader.flag("LEGACY_OPEN_ROUTES");
+        let chat_anonymous = reader.flag("CHAT_ANONYMOUS");
         let cost_per_minute =
             reader.or("TRANSCRIPTION_COST_PER_MINUTE", CostPerMinute::default(), "a number, 0 or more");
         let (node_env, server_mode) = (reader.text("NODE_ENV"), reader.text("SERVER_MODE"));
@@ -275,6 +278,7 @@ impl EdgeSettings {
                 hub,
                 access_hook,
                 legacy_open_routes,
+                chat_anonymous,
                 cost_per_minute,
                 upgrade_auth,
                 origins,

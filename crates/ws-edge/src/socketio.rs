@@ -24,7 +24,7 @@ use hyper::service::Service;
 use settings::Reader;
 use socketioxide::{ParserConfig, SocketIo, service::SocketIoService};
 
-pub(crate) use admission::Denied;
+pub(crate) use admission::{Asked, Denied};
 pub(crate) use transport::{answer, check_upgrade, has_sid, join, serves};
 pub(crate) use visitor::{Event, Heard, Reply, Visitor};
 

@@ -8,8 +8,8 @@ use std::{collections::VecDeque, future::poll_fn, ops::ControlFlow, pin::pin, sy
 use auth::User;
 use fanout::{Follower, Taken};
 use futures_util::{
-    future::{BoxFuture, FutureExt as _, OptionFuture},
-    stream::{FuturesUnordered, StreamExt as _},
+    future::{BoxFuture, OptionFuture},
+    stream::StreamExt as _,
 };
 use model::{FaultKind, Topic};
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use crate::{
     line::Line,
     metrics::Refused,
     news::News,
+    orders::{Order, Orders, orders},
     presence::Presence,
     pulse::{Beat, Pulse, Rhythm, reconnect_after},
     socket::{Received, Unsent},
@@ -116,7 +117,7 @@ pub(crate) struct Tab {
     asking: Option<Box<Asked>>,
     pulse: Pulse,
     /// The ends that the edge orders.
-    orders: FuturesUnordered<BoxFuture<'static, Order>>,
+    orders: Orders,
     gate: Gate,
     bad: u32,
     flood: u32,
@@ -132,27 +133,6 @@ enum Event {
     Answer(Result<bool, crate::access::Unanswered>),
     Time,
     Order(Order),
-}
-
-/// What the edge orders.
-enum Order {
-    /// Leave soon.
-    Farewell,
-    /// Leave now.
-    Stop,
-}
-
-fn orders(edge: &Edge) -> FuturesUnordered<BoxFuture<'static, Order>> {
-    let (farewell, stop) = (edge.farewell.clone(), edge.life.stopping().clone());
-    let farewell = async move {
-        farewell.cancelled().await;
-        Order::Farewell
-    };
-    let stop = async move {
-        stop.cancelled().await;
-        Order::Stop
-    };
-    FuturesUnordered::from_iter([farewell.boxed(), stop.boxed()])
 }
 
 impl Tab {

@@ -154,7 +154,10 @@ impl Story for Transcript {
             Event::SessionEnded => {}
             Event::TranscriptionError(error) => told.push(Update::error(self.session.clone(), error)),
             Event::App(AppEvent { payload, .. }) => told.push(Update::verbatim(payload)),
-            Event::Notification { .. } | Event::NotificationChanged(_) | Event::Message(_) => {}
+            Event::Notification { .. }
+            | Event::NotificationChanged(_)
+            | Event::Message(_)
+            | Event::Sign { .. } => {}
         }
         None
     }

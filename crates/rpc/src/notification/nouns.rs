@@ -7,7 +7,8 @@ use tonic::Status;
 
 use super::{
     ChangeWire, Changed, ChangedWire, EventOneof, EventWire, Kind, MessageWire, NotificationWire, TopicEvent,
-    UnreadWire, json_text, millis, moment, priority, priority_wire, stored_json, unreadable,
+    UnreadWire, json_text, message_kind, message_kind_wire, millis, moment, optional_id, priority,
+    priority_wire, stored_json, unreadable,
 };
 
 impl From<&Notification> for NotificationWire {
@@ -142,6 +143,9 @@ impl From<&Message> for MessageWire {
             created_at_ms: message.created_at.0,
             edited_at_ms: millis(message.edited_at),
             deleted_at_ms: millis(message.deleted_at),
+            kind: message_kind_wire(message.kind),
+            author_name: message.author_name.clone().unwrap_or_default(),
+            reply_to: optional_id(message.reply_to),
         }
     }
 }
@@ -155,9 +159,16 @@ impl TryFrom<MessageWire> for Message {
             sequence: Sequence(wire.sequence),
             position: Sequence(wire.position),
             author: wire.author.parse().map_err(|_| unreadable("an author"))?,
+            author_name: Some(wire.author_name).filter(|name| !name.is_empty()),
             client_message_id: Some(wire.client_message_id).filter(|id| !id.is_empty()),
+            // A later release may know more of them.
+            kind: message_kind(wire.kind).unwrap_or_default(),
             text: wire.text,
             metadata: stored_json(&wire.metadata_json)?,
+            reply_to: match wire.reply_to.as_str() {
+                "" => None,
+                id => Some(id.parse().map_err(|_| unreadable("an id"))?),
+            },
             created_at: Timestamp(wire.created_at_ms),
             edited_at: moment(wire.edited_at_ms),
             deleted_at: moment(wire.deleted_at_ms),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use model::{
-    EngineName, JsonObject, MessageId, NewNotification, NotificationId, Outside, Priority, Samples, Sequence,
-    Topic, UserId,
+    EngineName, JsonObject, MessageId, MessageKind, NewMessage, NewNotification, NotificationId, Outside,
+    Priority, RoomId, Samples, Sequence, Topic, UserId,
 };
 use storage::{
-    Erased, Erasing, Idempotency, Metered, NewMessage, NewNotifications, PushSubscription, Recorded,
-    Revision, Storage, StorageError, UsageReport,
+    Erased, Erasing, Idempotency, Metered, NewNotifications, PushSubscription, Recorded, Revision, Storage,
+    StorageError, UsageReport,
 };
 use testkit::Database;
 use uuid::Uuid;
@@ -98,6 +98,10 @@ async fn a_session_goes_with_all_that_was_kept_of_it() {
     storage.tell_session_events(&[storage::SessionEventKind::Started]).await.unwrap();
     held(&storage, "demo", 1).await;
     held(&storage, "other", 3).await;
+    let rooms = ["session:demo", "session:other", "demo"].map(|room| room.parse::<RoomId>().unwrap());
+    for room in &rooms {
+        say(&storage, room, &"alice".parse().unwrap()).await;
+    }
     let delete = async |erasing| storage.delete_session(&slug("demo"), erasing).await.unwrap();
     let tried = delete(Erasing::OnTrial).await.unwrap();
     assert_eq!(count(&database, "segments").await, 12, "a trial leaves everything");
@@ -112,15 +116,16 @@ async fn a_session_goes_with_all_that_was_kept_of_it() {
             ("participants", 2),
             ("speaker_changes", 2),
             ("usage_reports", 2),
-            ("announcements", 6),
+            ("messages", 1),
+            ("announcements", 7),
             ("deliveries", 1),
             ("usage_without_names", 2)
         ]
     );
-    for table in ["segments", "outbox"] {
-        assert_eq!(count(&database, table).await, 6, "{table}");
+    for (table, left) in [("segments", 6), ("outbox", 8)] {
+        assert_eq!(count(&database, table).await, left, "{table}");
     }
-    for table in ["streams", "participants", "active_speakers", "usage_reports"] {
+    for table in ["streams", "participants", "active_speakers", "usage_reports", "messages"] {
         assert_eq!(count(&database, table).await, 2, "{table}");
     }
     assert_eq!(
@@ -135,6 +140,8 @@ async fn a_session_goes_with_all_that_was_kept_of_it() {
     late.speaker.identity = "bob".parse().unwrap();
     let open = storage.open_stream(&late).await.unwrap();
     assert_eq!(store(&storage, &utterance("demo", stream_id(1), &open, 1)).await.sequence, Sequence(7));
+    say(&storage, &rooms[0], &"bob".parse().unwrap()).await;
+    assert_eq!(storage.messages(&rooms[0], None, 9).await.unwrap().0[0].sequence, Sequence(2));
 }
 
 #[tokio::test]
@@ -194,17 +201,22 @@ async fn notified(storage: &Storage) {
         storage.register_push(user, &subscription, NOW).await.unwrap();
         let event = JsonObject::parse(r#"{"type":"x"}"#, 100).unwrap();
         storage.publish_event(&Topic::Feed(user.clone()), &event, NOW, None).await.unwrap();
-        let message = NewMessage {
-            id: MessageId(Uuid::new_v4()),
-            room: &"general".parse().unwrap(),
-            author: user,
-            client_message_id: None,
-            text: "hi",
-            metadata: None,
-            at: NOW,
-        };
-        storage.send_message(message).await.unwrap();
+        say(storage, &"general".parse().unwrap(), user).await;
     }
+}
+
+async fn say(storage: &Storage, room: &RoomId, author: &UserId) {
+    let message = NewMessage {
+        room: room.clone(),
+        author: author.clone(),
+        author_name: Some(format!("Called {author}")),
+        client_message_id: None,
+        kind: MessageKind::Image,
+        text: format!("https://example.com/{author}.png"),
+        metadata: None,
+        reply_to: None,
+    };
+    storage.send_message(MessageId(Uuid::new_v4()), &message, NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -224,6 +236,11 @@ async fn a_person_goes_everywhere_and_nobody_else_does() {
     };
     storage.revise(&corrected).await.unwrap();
     notified(&storage).await;
+    // In a session's room people are who they are there.
+    let session = RoomId::of_session(&slug("demo"));
+    for author in ["alice", "bob", "u1"] {
+        say(&storage, &session, &author.parse().unwrap()).await;
+    }
     database
         .run("INSERT INTO scheduled_notifications SELECT gen_random_uuid(), 'u' || n, now(), '{}' FROM generate_series(1, 2) AS n")
         .await;
@@ -249,10 +266,11 @@ async fn a_person_goes_everywhere_and_nobody_else_does() {
             ("deliveries", 1),
             ("inboxes", 1),
             ("push_subscriptions", 1),
-            ("messages", 1),
+            // One in a room of everybody's, two in the session's.
+            ("messages", 3),
             ("events", 1),
             ("topics", 2),
-            ("announcements", 8),
+            ("announcements", 10),
             ("remembered_answers_without_names", 1),
         ]
     );
@@ -274,7 +292,7 @@ async fn a_person_goes_everywhere_and_nobody_else_does() {
         ("streams", 1),
         ("participants", 1),
         ("notifications", 1),
-        ("messages", 1),
+        ("messages", 2),
         ("inboxes", 1),
         ("push_subscriptions", 1),
         ("usage_reports", 1),
@@ -332,6 +350,9 @@ async fn old_finals_go_and_then_sessions_of_which_nothing_is_left() {
              WHERE session_id = (SELECT id FROM sessions WHERE slug = 'young')",
         )
         .await;
+    for room in ["session:empty", "session:outside", "young"] {
+        say(&storage, &room.parse().unwrap(), &"alice".parse().unwrap()).await;
+    }
     let left = async || -> Vec<String> {
         let rows = database.rows("SELECT slug FROM sessions ORDER BY slug").await;
         rows.iter().map(|row| row.get(0)).collect()
@@ -340,6 +361,13 @@ async fn old_finals_go_and_then_sessions_of_which_nothing_is_left() {
     assert_eq!(left().await.len(), 6, "too young");
     while storage.forget_finals(NOW.after(day)).await.unwrap() {}
     assert_eq!(count(&database, "segments").await, 1, "those from outside as well, and not the young one");
+    while storage.forget_sessions(NOW.after(day)).await.unwrap() {}
+    assert_eq!(
+        left().await,
+        ["empty", "keyed", "open", "outside", "used", "young"],
+        "something was said there"
+    );
+    while storage.forget_messages(NOW.after(day)).await.unwrap() {}
     while storage.forget_sessions(NOW.after(day)).await.unwrap() {}
     assert_eq!(left().await, ["keyed", "open", "used", "young"]);
     assert_eq!(count(&database, "participants").await, 5);

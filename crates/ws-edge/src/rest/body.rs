@@ -48,6 +48,11 @@ where
 }
 
 impl Fields {
+    /// All of them.
+    pub(super) fn all(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// A field; null is the same as absent.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())

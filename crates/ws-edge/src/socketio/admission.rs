@@ -19,6 +19,7 @@ use socketioxide::{
 use super::{transport::Opening, visitor::Visitor};
 use crate::{
     Edge,
+    chat::guest::{self, Entrant, Guest},
     connection::{self, Connection, Peer},
     handshake::{self, bearer, parameter},
     line::Line,
@@ -28,6 +29,8 @@ use crate::{
 /// What there is to enter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// `/`: chat, as in system B.
+    Chat,
     /// `/captions`: a session, as on its WebSocket.
     Captions,
     /// `/notifications`: a user's, as on `/ws`.
@@ -35,10 +38,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::Captions, Self::Notifications];
+    pub(super) const ALL: [Self; 3] = [Self::Chat, Self::Captions, Self::Notifications];
 
     pub(super) const fn path(self) -> &'static str {
         match self {
+            Self::Chat => "/",
             Self::Captions => "/captions",
             Self::Notifications => "/notifications",
         }
@@ -97,6 +101,7 @@ impl Display for Denied {
 
 /// Who was let in, until it is served.
 enum Admitted {
+    Chat(Entrant),
     Captions(Peer),
     Notifications(User),
 }
@@ -119,6 +124,7 @@ impl Namespace {
             return Err(Denied { fault: FaultKind::Overloaded, text });
         }
         match self.kind {
+            Kind::Chat => guest::admit(edge, asked).map(Admitted::Chat),
             Kind::Captions => handshake::peer(edge, asked.headers, |name| asked.value(name))
                 .map(Admitted::Captions)
                 .map_err(Denied::from),
@@ -170,6 +176,9 @@ impl ConnectHandler<LocalAdapter, Self> for Namespace {
         };
         let visitor = Visitor::new(&edge, socket);
         match admitted {
+            Admitted::Chat(entrant) => {
+                edge.life.spawn(guest::serve(Guest::new(&edge, visitor, entrant)));
+            }
             Admitted::Captions(peer) => {
                 edge.life.spawn(connection::serve(Connection::new(&edge, Line::socketio(visitor), peer)));
             }

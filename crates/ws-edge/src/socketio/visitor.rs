@@ -49,7 +49,7 @@ pub(crate) struct Reply(AckSender);
 
 impl Reply {
     /// Tells the client. Lost when the client does not read: it is about to be too slow for everything.
-    pub(crate) fn send(self, body: &impl Serialize) {
+    pub(crate) fn send(self, body: &(impl Serialize + ?Sized)) {
         let _ = self.0.send(body);
     }
 }
