@@ -119,13 +119,14 @@ impl Peer {
     /// The first line that is wanted among those that nobody has asked for, or else of those that come.
     ///
     /// # Panics
-    /// When none comes.
+    /// When none comes, or when `ws` says that the server broke the protocol of WebSockets.
     pub async fn find(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(line) = self.unread.iter().position(&wanted).and_then(|at| self.unread.remove(at)) {
             return line;
         }
         loop {
             let line = self.script.until(what, |_| true).await;
+            assert!(!line["code"].as_str().is_some_and(|code| code.starts_with("WS_ERR_")), "{line}");
             if wanted(&line) {
                 return line;
             }
