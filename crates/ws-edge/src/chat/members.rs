@@ -5,13 +5,14 @@
 //! time in any case: so the people of an edge that died are gone soon after.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use event_bus::{Event, PRESENCE_INTERVAL};
 use model::{Member, RoomId, RoomSign, SeatId, Topic, UserId};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::talk::{PEOPLE_MAX, everybody, in_order};
 use crate::Edge;
@@ -157,11 +158,14 @@ struct Todo {
 /// round.
 pub(crate) async fn tell(edge: Arc<Edge>, mut changed: mpsc::Receiver<Change>) {
     let mut round = tokio::time::interval(PRESENCE_INTERVAL);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
+    // Rooms of this round that are still to be attended to, one at a time between whatever changes.
+    let mut due: VecDeque<RoomId> = VecDeque::new();
     loop {
         tokio::select! {
+            biased;
             () = edge.life.stopping().cancelled() => return,
-            _ = round.tick() => go_round(&edge).await,
             count = changed.recv_many(&mut batch, BATCH_MAX) => {
                 if count == 0 {
                     return;
@@ -170,6 +174,18 @@ pub(crate) async fn tell(edge: Arc<Edge>, mut changed: mpsc::Receiver<Change>) {
                     attend(&edge, &room, todo).await;
                 }
             }
+            _ = round.tick(), if due.is_empty() => {
+                let here: BTreeSet<RoomId> = edge.members.lock().keys().cloned().collect();
+                let followed = edge.talks.stories(|_| ()).into_iter().map(|(room, ())| room);
+                due = here.into_iter().chain(followed).collect::<BTreeSet<RoomId>>().into_iter().collect();
+            }
+            () = ready(()), if !due.is_empty() => {}
+        }
+        if let Some(room) = due.pop_front()
+            && !repeat(&edge, &room).await
+        {
+            // Redis is away: no need to ask it for each of them.
+            due.clear();
         }
     }
 }
@@ -216,7 +232,9 @@ async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
             }
         }
     }
-    if todo.asked || has_changed {
+    // Of a crowd nobody is told who comes and goes, so it is read in each round only.
+    let is_crowd = edge.talks.feed(room).is_some_and(|feed| feed.story.is_crowd());
+    if (todo.asked || has_changed) && !is_crowd {
         learn(edge, room).await;
     }
 }
@@ -232,21 +250,14 @@ async fn learn(edge: &Edge, room: &RoomId) -> bool {
     has_answered
 }
 
-/// Says all of it again, and reads every room that is followed here.
-async fn go_round(edge: &Edge) {
-    let here: Vec<RoomId> = edge.members.lock().keys().cloned().collect();
-    for room in here {
-        let seats: Vec<(SeatId, Member)> =
-            edge.members.lock().get(&room).cloned().unwrap_or_default().into_iter().collect();
-        for seats in seats.chunks(SEATS_PER_WORD) {
-            if edge.bus.enter_room(&room, seats, edge.clock.now()).await.is_err() {
-                return;
-            }
+/// Says again who is here in a room, and reads who is there; true when Redis has answered.
+async fn repeat(edge: &Edge, room: &RoomId) -> bool {
+    let seats: Vec<(SeatId, Member)> =
+        edge.members.lock().get(room).cloned().unwrap_or_default().into_iter().collect();
+    for seats in seats.chunks(SEATS_PER_WORD) {
+        if edge.bus.enter_room(room, seats, edge.clock.now()).await.is_err() {
+            return false;
         }
     }
-    for (room, ()) in edge.talks.stories(|_| ()) {
-        if !learn(edge, &room).await {
-            return;
-        }
-    }
+    learn(edge, room).await
 }

@@ -6,12 +6,14 @@ use std::{
     mem::take,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
 use model::{Member, Message, MessageId, NewMessage, RoomId, RoomSign, SeatId, Sequence, UserId};
 use rpc::{HubError, notification::RoomPage};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -31,6 +33,9 @@ use crate::{
 
 /// Events of rooms that are passed on in one go when several wait.
 const BATCH_MAX: usize = 32;
+
+/// How long the past of a room may take before the client is told that it cannot be read yet.
+const PAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Requests that wait for the ones before them.
 const ASKED_MAX: usize = 32;
@@ -115,7 +120,7 @@ pub(crate) enum Read {
     History(RoomPage),
     After(Page<Message>),
     /// Not this time.
-    Failed(Away),
+    Failed,
     /// Who is there, and the version of it.
     People(Telling, u64),
 }
@@ -550,8 +555,7 @@ impl<R> Seat<R> {
                 let more = !page.is_last || followed.overtaken;
                 followed.past = if more { Past::After } else { Past::Nothing };
             }
-            Read::Failed(error) => {
-                tracing::warn!(%error, "read the past of a room");
+            Read::Failed => {
                 followed.has_failed = true;
                 trouble = Some(Problem::Failed(Failing::History));
             }
@@ -599,9 +603,23 @@ impl Followed {
         }
         self.overtaken = false;
         Some(Box::pin(async move {
-            feed.begun().await;
             let read = || read_past(&edge, &room, past, told);
-            if is_patient { feed::patiently(read).await } else { read().await.unwrap_or_else(Read::Failed) }
+            if is_patient {
+                feed.begun().await;
+                return feed::patiently(read).await;
+            }
+            let first = async {
+                feed.begun().await;
+                read().await
+            };
+            match timeout(PAST_LIMIT, first).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "read the past of a room");
+                    Read::Failed
+                }
+                Err(_) => Read::Failed,
+            }
         }))
     }
 }

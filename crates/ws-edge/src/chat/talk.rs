@@ -138,6 +138,11 @@ impl Talk {
         (protocol::room_users(&self.room, people, now), roster.version)
     }
 
+    /// Whether there are too many to be told of.
+    pub(super) fn is_crowd(&self) -> bool {
+        self.lock().is_crowd
+    }
+
     /// Takes in who is here by our own knowledge, and who is there by Redis's, which may be away: then it is as it was.
     /// Returns what followers are told of the difference.
     pub(super) fn renew(
