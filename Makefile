@@ -5,10 +5,10 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model build check fmt clippy bench bench-inbox bench-fanout bench-rtmp chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test tools model build check fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
-	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  `DEMO=0 make run` plays no recording. Settings, in the environment or in .env: HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, HANDSHAKES_PER_SECOND, …'
 
@@ -28,13 +28,24 @@ setup: ## Install the system packages that `make run` needs, where they are miss
 
 setup-test:
 	@$(DEV)/install-packages test
-	@$(MAKE) --no-print-directory node
+	@$(MAKE) --no-print-directory peers
 
-# Old clients are Node programs: the tests have one, and so do the measurements.
+# Clients of others are programs for Node and Python: the tests have some, and so do the measurements. What they need is
+# installed anew when their list of it changes; it belongs to this checkout, not to the machine.
 NODE := crates/testkit/node
-.PHONY: node
-node:
-	@[ -d $(NODE)/node_modules/ws ] || npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
+PYTHON := crates/testkit/python
+.PHONY: peers
+peers: $(NODE)/node_modules/.installed $(PYTHON)/packages/.installed
+	@:
+
+$(NODE)/node_modules/.installed: $(NODE)/package.json
+	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+$(PYTHON)/packages/.installed: $(PYTHON)/requirements.txt
+	@rm -rf $(@D)
+	@python3 -m pip install --target $(@D) --requirement $< --quiet --disable-pip-version-check --root-user-action ignore
+	@touch $@
 
 tools:
 	@$(DEV)/fetch-model tools
@@ -57,16 +68,21 @@ clippy: setup ## Check lints alone
 
 LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
 
-bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout, bench-rtmp and bench-inbox
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout, bench-socketio, bench-rtmp and bench-inbox
 	cargo build --release --locked -p loadgen
 	@$(DEV)/parley-up --with $(LOADGEN) live $(BENCH_ARGS)
 	@$(MAKE) --no-print-directory bench-fanout
+	@$(MAKE) --no-print-directory bench-socketio
 	@$(MAKE) --no-print-directory bench-rtmp
 	@$(MAKE) --no-print-directory bench-inbox
 
 bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
 	cargo build --release --locked -p loadgen
 	@HANDSHAKES_PER_SECOND=100000 $(DEV)/parley-up --with $(LOADGEN) fanout $(FANOUT_ARGS)
+
+bench-socketio: setup-test model build ## The same in Socket.IO, beside npm's socket.io 4 (or FANOUT_ARGS='--followers 1000')
+	cargo build --release --locked -p loadgen
+	@HANDSHAKES_PER_SECOND=100000 $(DEV)/parley-up --with $(LOADGEN) socketio $(FANOUT_ARGS)
 
 bench-rtmp: setup-test model build ## Measure 50 encoders that push at once (or RTMP_ARGS='--streams 10')
 	cargo build --release --locked -p loadgen

@@ -1,5 +1,5 @@
 //! The whole system in one test process, behind the real nginx, and those who use it: a scripted client, `curl`, a
-//! browser. The tests are in `tests/stories`, by user story; they read as what somebody does and sees.
+//! browser, programs of others. The tests are in `tests/stories`, by user story; they read as what somebody does and sees.
 //!
 //! This changes when the system gets another part or another kind of user. It knows how parts are started, killed and
 //! reached, never what they should answer.
@@ -13,6 +13,7 @@
 mod browser;
 mod client;
 mod log;
+mod peer;
 mod process;
 mod raw;
 mod room;
@@ -25,6 +26,7 @@ mod tab;
 pub use browser::{Browser, Microphone};
 pub use client::{Client, Heard};
 pub use log::logged;
+pub use peer::{LIBRARIES, Library, POLLING, Peer, UPGRADE, WEBSOCKET, binary};
 pub use process::{Output, resident_mib, run};
 pub use raw::{Frame, RawSocket, frames};
 pub use room::{Room, text};

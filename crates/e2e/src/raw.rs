@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use testkit::PATIENCE;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -10,7 +12,7 @@ use tokio::{
 pub enum Frame {
     /// Text.
     Text(String),
-    /// The code and the reason of a close.
+    /// The code and the reason of a close; 1005 when it says none.
     Close(u16, String),
     /// Anything else, by its opcode.
     Other(u8),
@@ -50,7 +52,7 @@ fn frame(bytes: &[u8]) -> Option<(Frame, &[u8])> {
     let frame = match first & 0x0f {
         1 => Frame::Text(text(payload)),
         8 => {
-            let (code, reason) = payload.split_first_chunk::<2>().expect("a close frame with a code");
+            let (code, reason) = payload.split_first_chunk::<2>().unwrap_or((&[0x03, 0xed], payload));
             Frame::Close(u16::from_be_bytes(*code), text(reason))
         }
         other => Frame::Other(other),
@@ -58,10 +60,11 @@ fn frame(bytes: &[u8]) -> Option<(Frame, &[u8])> {
     Some((frame, rest))
 }
 
-/// A client that opens a WebSocket and then only listens: it answers no ping.
+/// A client that opens a WebSocket and does nothing by itself: it answers no ping.
 pub struct RawSocket {
     stream: TcpStream,
     bytes: Vec<u8>,
+    found: VecDeque<Frame>,
 }
 
 impl RawSocket {
@@ -76,7 +79,7 @@ impl RawSocket {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.expect("a request that is taken");
-        let mut socket = Self { stream, bytes: Vec::new() };
+        let mut socket = Self { stream, bytes: Vec::new(), found: VecDeque::new() };
         loop {
             if let Some(at) = socket.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head: Vec<u8> = socket.bytes.drain(..at + 4).collect();
@@ -93,18 +96,36 @@ impl RawSocket {
         let _unread = self.stream.write_all(bytes).await;
     }
 
-    /// Reads until the close frame; `None` when the connection ends without one.
-    pub async fn closed(&mut self) -> Option<(u16, String)> {
+    /// Sends text.
+    pub async fn say(&mut self, text: &str) {
+        self.write(&masked(0x81, text.as_bytes())).await;
+    }
+
+    /// Sends bytes.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.write(&masked(0x82, bytes)).await;
+    }
+
+    /// The next frame; `None` at the end of the connection.
+    pub async fn next(&mut self) -> Option<Frame> {
         loop {
             let (found, length) = frames(&self.bytes);
             self.bytes.drain(..length);
-            for frame in found {
-                if let Frame::Close(code, reason) = frame {
-                    return Some((code, reason));
-                }
+            self.found.extend(found);
+            if let Some(frame) = self.found.pop_front() {
+                return Some(frame);
             }
             if !self.more().await {
                 return None;
+            }
+        }
+    }
+
+    /// Reads until the close frame; `None` when the connection ends without one.
+    pub async fn closed(&mut self) -> Option<(u16, String)> {
+        loop {
+            if let Frame::Close(code, reason) = self.next().await? {
+                return Some((code, reason));
             }
         }
     }
@@ -113,4 +134,23 @@ impl RawSocket {
         let reading = self.stream.read_buf(&mut self.bytes);
         matches!(timeout(PATIENCE, reading).await.expect("something to read"), Ok(1..))
     }
+}
+
+/// A whole frame of a client. Its mask is zero, which leaves the payload as it is.
+fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![opcode];
+    match u16::try_from(payload.len()) {
+        Ok(length @ 0..126) => frame.push(0x80 | length.to_le_bytes()[0]),
+        Ok(length) => {
+            frame.push(0x80 | 126);
+            frame.extend(length.to_be_bytes());
+        }
+        Err(_) => {
+            frame.push(0x80 | 127);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
 }

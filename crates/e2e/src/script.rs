@@ -1,14 +1,14 @@
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use serde_json::Value;
-use testkit::{PATIENCE, node_script};
+use testkit::{PATIENCE, node_script, python_script};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 
-/// A program for Node of `testkit` that prints JSON lines and follows JSON lines. Killed when it is dropped.
+/// A program for Node or Python of `testkit` that prints JSON lines and follows JSON lines. Killed when it is dropped.
 pub struct Script {
     process: Child,
     orders: ChildStdin,
@@ -17,19 +17,31 @@ pub struct Script {
 }
 
 impl Script {
-    /// Starts it with this argument.
+    /// Starts one for Node with this argument.
     ///
     /// # Panics
     /// When Node is not installed.
     pub fn start(name: &str, argument: &Value) -> Self {
-        let mut process = Command::new("node")
-            .arg(node_script(name))
+        Self::run("node", &node_script(name), argument)
+    }
+
+    /// Starts one for Python with this argument.
+    ///
+    /// # Panics
+    /// When Python is not installed.
+    pub fn python(name: &str, argument: &Value) -> Self {
+        Self::run("python3", &python_script(name), argument)
+    }
+
+    fn run(language: &str, path: &Path, argument: &Value) -> Self {
+        let mut process = Command::new(language)
+            .arg(path)
             .arg(argument.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("node is needed (`make test` installs it): {error}"));
+            .unwrap_or_else(|error| panic!("{language} is needed (`make test` installs it): {error}"));
         let orders = process.stdin.take().expect("a pipe to it");
         let lines = BufReader::new(process.stdout.take().expect("a pipe from it")).lines();
         Self { process, orders, lines, told: Vec::new() }

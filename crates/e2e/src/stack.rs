@@ -41,11 +41,13 @@ pub struct Plan {
     pub handshakes: HandshakeLimit,
     /// No other stack in this process meanwhile.
     pub alone: bool,
+    /// nginx is in front of [`Stack::another_edge`] too.
+    pub two_edges: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { settings: Vec::new(), handshakes: HandshakeLimit::NONE, alone: false }
+        Self { settings: Vec::new(), handshakes: HandshakeLimit::NONE, alone: false, two_edges: false }
     }
 }
 
@@ -77,6 +79,7 @@ pub struct Stack {
 #[derive(Clone, Copy)]
 struct Ports {
     edge: u16,
+    another_edge: u16,
     worker: u16,
     hub: u16,
     ingest: u16,
@@ -103,7 +106,13 @@ impl Stack {
         let place = PLACES.acquire_many(if plan.alone { STACKS_MAX } else { 1 }).await.expect("a place");
         let (database, redis) = tokio::join!(Database::scratch(), RedisServer::start());
         let postgres = Cable::to(database.host()).await;
-        let ports = Ports { edge: free_port(), worker: free_port(), hub: free_port(), ingest: free_port() };
+        let ports = Ports {
+            edge: free_port(),
+            another_edge: free_port(),
+            worker: free_port(),
+            hub: free_port(),
+            ingest: free_port(),
+        };
         let url = with_address(&database.url(), postgres.address());
         let usual = [
             ("DATABASE_URL", url.expose().to_owned()),
@@ -135,13 +144,14 @@ impl Stack {
         let mut settings: BTreeMap<String, String> =
             usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         settings.extend(plan.settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let doors = [ports.edge];
+        let edges = [ports.edge, ports.another_edge];
+        let doors = if plan.two_edges { &edges[..] } else { &edges[..1] };
         let (edge, worker, hub, ingest, nginx) = tokio::join!(
             start_edge(settings.clone()),
             start_worker(settings.clone()),
             start_hub(settings.clone()),
             start_ingest(settings.clone()),
-            Nginx::start(&doors, ports.ingest, plan.handshakes),
+            Nginx::start(doors, ports.ingest, plan.handshakes),
         );
         let storage = database.storage();
         Self {
@@ -200,11 +210,14 @@ impl Stack {
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }
 
-    /// Starts another edge beside the first, without nginx; it and its port.
+    /// Starts another edge beside the first, also after it was ended or killed; it and its port.
     pub async fn another_edge(&self) -> (Service, u16) {
-        let port = free_port();
+        let port = self.ports.another_edge;
+        free(port).await;
         let mut settings = self.settings.clone();
-        settings.insert("PORT".to_owned(), port.to_string());
+        settings.extend(
+            [("PORT", port), ("CHAT_PORT", 0)].map(|(name, port)| (name.to_owned(), port.to_string())),
+        );
         (start_edge(settings).await, port)
     }
 

@@ -1,4 +1,4 @@
-//! Many followers that only count: the leanest WebSocket clients that can be told something.
+//! Many followers that only count: the leanest clients of WebSocket and Socket.IO that can be told something.
 
 use std::{
     io,
@@ -40,6 +40,33 @@ pub enum Follower {
         /// Messages that come by themselves or as answers before anything is published.
         greetings: u64,
     },
+    /// The same in Socket.IO over a WebSocket (Engine.IO 4): the messages are events.
+    SocketIo {
+        /// A packet that opens a namespace.
+        opens: String,
+        /// An event's packet.
+        says: Option<String>,
+        /// As above.
+        greetings: u64,
+    },
+}
+
+impl Follower {
+    /// Where it upgrades, unless it takes bytes as they come.
+    fn path(&self) -> Option<&str> {
+        match self {
+            Self::Bare(_) => None,
+            Self::WebSocket { path, .. } => Some(path),
+            Self::SocketIo { .. } => Some("/socket.io/?EIO=4&transport=websocket"),
+        }
+    }
+
+    fn greetings(&self) -> u64 {
+        match self {
+            Self::Bare(_) => 0,
+            Self::WebSocket { greetings, .. } | Self::SocketIo { greetings, .. } => *greetings,
+        }
+    }
 }
 
 /// What the crowd has heard.
@@ -75,9 +102,7 @@ impl Crowd {
         let mut connecting = JoinSet::new();
         for number in 0..count {
             let follower = each(number);
-            if let Follower::WebSocket { greetings: expected, .. } = &follower {
-                greetings += expected;
-            }
+            greetings += follower.greetings();
             connecting.spawn(open(address, follower));
             if connecting.len() >= CONNECTING {
                 take(connecting.join_next().await, &heard, began, &mut followers)?;
@@ -131,7 +156,7 @@ async fn open(address: SocketAddr, follower: Follower) -> io::Result<(TcpStream,
     let opening = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        if let Follower::WebSocket { path, says, .. } = &follower {
+        if let Some(path) = follower.path() {
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -146,7 +171,7 @@ async fn open(address: SocketAddr, follower: Follower) -> io::Result<(TcpStream,
                 let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
                 return Err(io::Error::other(String::from_utf8_lossy(line).into_owned()));
             }
-            if let Some(says) = says {
+            if let Follower::WebSocket { says: Some(says), .. } = &follower {
                 stream.write_all(&text_frame(says)).await?;
             }
         }
@@ -171,30 +196,33 @@ fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// Reads to the end and counts messages.
+/// Reads to the end, says what is to be said, and counts messages.
 async fn follow(mut stream: TcpStream, follower: &Follower, heard: &Heard, began: Instant) {
     let mut frames = Frames::default();
     let mut bytes = 0;
     let mut buffer = [0_u8; 2048];
     while let Ok(count) = stream.read(&mut buffer).await {
-        let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else { return };
-        let messages = match follower {
+        let Some(mut read) = buffer.get(..count).filter(|read| !read.is_empty()) else { return };
+        let mut messages = 0;
+        match follower {
             Follower::Bare(length) => {
                 bytes += read.len();
-                let messages = bytes / length;
+                messages = bytes / length;
                 bytes %= length;
-                messages
             }
-            Follower::WebSocket { .. } => {
-                let messages = frames.read(read);
-                if std::mem::take(&mut frames.pinged)
-                    && stream.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).await.is_err()
-                {
-                    return;
+            Follower::WebSocket { .. } | Follower::SocketIo { .. } => {
+                while let Some(frame) = frames.next(&mut read) {
+                    match answer(follower, frame) {
+                        None => messages += 1,
+                        Some(answer) => {
+                            if stream.write_all(&answer).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
                 }
-                messages
             }
-        };
+        }
         if messages > 0 {
             let now = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             heard.last_ns.fetch_max(now, Ordering::AcqRel);
@@ -203,43 +231,86 @@ async fn follow(mut stream: TcpStream, follower: &Follower, heard: &Heard, began
     }
 }
 
-/// Frames of a server, as far as counting them needs (RFC 6455 section 5.2).
+/// What a follower writes when it is told this; `None` for a message that counts. Nothing is written where nothing is
+/// expected.
+fn answer(follower: &Follower, frame: Frame) -> Option<Vec<u8>> {
+    match (follower, frame) {
+        (_, Frame::Ping) => Some(vec![0x8A, 0x80, 0, 0, 0, 0]),
+        (_, Frame::Other) => Some(Vec::new()),
+        // Types of Engine.IO's packets, and of Socket.IO's in its messages: open, ping; connect, event.
+        (Follower::SocketIo { opens, .. }, Frame::Text([b'0', _])) => Some(text_frame(opens)),
+        (Follower::SocketIo { .. }, Frame::Text([b'2', _])) => Some(text_frame("3")),
+        (Follower::SocketIo { says, .. }, Frame::Text([b'4', b'0'])) => {
+            Some(says.as_deref().map(text_frame).unwrap_or_default())
+        }
+        (Follower::SocketIo { .. }, Frame::Text(start)) if start != *b"42" => Some(Vec::new()),
+        (_, Frame::Text(_)) => None,
+    }
+}
+
+/// A frame of a server, as far as a follower cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// A text message, by how it begins; zeros where it is shorter.
+    Text([u8; 2]),
+    Ping,
+    Other,
+}
+
+/// Cuts what comes into frames (RFC 6455 section 5.2).
 #[derive(Debug, Default)]
 struct Frames {
     head: Vec<u8>,
+    /// How the payload begins.
+    start: Vec<u8>,
     /// Bytes of the payload that are still to come.
     left: usize,
-    /// A ping came.
-    pinged: bool,
 }
 
 impl Frames {
-    /// Takes bytes; how many text messages began in them.
-    fn read(&mut self, mut bytes: &[u8]) -> usize {
-        let mut texts = 0;
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.left > 0 {
-                let skipped = self.left.min(bytes.len());
-                self.left -= skipped;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                continue;
+    /// Takes bytes up to the end of a frame.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+        loop {
+            if let Some(length) = self.payload() {
+                let taken = self.left.min(bytes.len());
+                let (payload, rest) = bytes.split_at_checked(taken)?;
+                let wanted = 2_usize.saturating_sub(self.start.len()).min(taken);
+                self.start.extend(payload.iter().take(wanted));
+                self.left -= taken;
+                *bytes = rest;
+                if self.left > 0 {
+                    return None;
+                }
+                let frame = self.frame(length);
+                self.head.clear();
+                self.start.clear();
+                return Some(frame);
             }
+            let (first, rest) = bytes.split_first()?;
             self.head.push(*first);
-            bytes = rest;
-            let length = match self.head.as_slice() {
-                [_, short] if *short < LENGTH_16 => usize::from(*short),
-                [_, LENGTH_16, high, low] => usize::from(u16::from_be_bytes([*high, *low])),
-                _ => continue,
-            };
-            match self.head.first() {
-                Some(0x81) => texts += 1,
-                Some(0x89) => self.pinged = true,
-                _ => {}
+            *bytes = rest;
+            if let Some(length) = self.payload() {
+                self.left = length;
             }
-            self.left = length;
-            self.head.clear();
         }
-        texts
+    }
+
+    /// How long the payload is, once the head is whole.
+    fn payload(&self) -> Option<usize> {
+        match self.head.as_slice() {
+            [_, short] if *short < LENGTH_16 => Some(usize::from(*short)),
+            [_, LENGTH_16, high, low] => Some(usize::from(u16::from_be_bytes([*high, *low]))),
+            _ => None,
+        }
+    }
+
+    fn frame(&self, length: usize) -> Frame {
+        let at = |index: usize| self.start.get(index).copied().filter(|_| index < length).unwrap_or(0);
+        match self.head.first() {
+            Some(0x81) => Frame::Text([at(0), at(1)]),
+            Some(0x89) => Frame::Ping,
+            _ => Frame::Other,
+        }
     }
 }
 
@@ -248,18 +319,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_counted_in_every_cut() {
+    fn frames_are_found_in_every_cut() {
         let mut stream = vec![0x81, 2, b'h', b'i', 0x89, 0, 0x81, 126, 1, 0];
         stream.extend([b'x'; 256]);
-        stream.extend([0x81, 0, 0x81, 1, b'y']);
+        stream.extend([0x81, 0, 0x82, 1, 0, 0x81, 1, b'y']);
+        let text = |start: &[u8; 2]| Frame::Text(*start);
+        let expected = [text(b"hi"), Frame::Ping, text(b"xx"), text(&[0, 0]), Frame::Other, text(&[b'y', 0])];
         for cut in 1..stream.len() {
-            let (mut frames, mut texts) = (Frames::default(), 0);
-            for piece in stream.chunks(cut) {
-                texts += frames.read(piece);
+            let (mut frames, mut found) = (Frames::default(), Vec::new());
+            for mut piece in stream.chunks(cut) {
+                found.extend(std::iter::from_fn(|| frames.next(&mut piece)));
             }
-            assert_eq!((texts, frames.pinged), (4, true), "{cut}");
+            assert_eq!(found, expected, "{cut}");
         }
-        assert_eq!(Frames::default().read(&[0x82, 1, 0]), 0);
+    }
+
+    #[test]
+    fn a_client_of_socketio_opens_its_namespace_then_speaks_and_answers_pings() {
+        let follower =
+            Follower::SocketIo { opens: "40/a,".to_owned(), says: Some("42/a,[]".to_owned()), greetings: 0 };
+        for (start, said) in [(b"0{", "40/a,"), (b"40", "42/a,[]"), (b"2\0", "3")] {
+            assert_eq!(answer(&follower, Frame::Text(*start)), Some(text_frame(said)), "{said}");
+        }
+        assert_eq!(answer(&follower, Frame::Text(*b"42")), None, "an event counts");
+        assert_eq!(answer(&follower, Frame::Text(*b"44")), Some(Vec::new()));
+        let plain = Follower::WebSocket { path: String::new(), says: None, greetings: 0 };
+        assert_eq!(answer(&plain, Frame::Text(*b"0{")), None, "every message counts");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! One event to many followers: what a delivery costs in `ws-edge`, beside a bare `write()` of as many bytes and beside
-//! Node's `ws`, in one run and to the same followers.
+//! One event to many followers, of WebSocket or of Socket.IO: what a delivery costs in `ws-edge`, beside a bare `write()` of
+//! as many bytes and beside Node's `ws` or npm's `socket.io`, in one run and to the same followers.
 
 use std::{
     io,
@@ -40,14 +40,25 @@ pub struct Edge {
     pub token: Box<dyn Fn(usize) -> String>,
 }
 
+/// What followers speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// Messages of a WebSocket.
+    WebSocket,
+    /// Events of Socket.IO, over a WebSocket.
+    SocketIo,
+}
+
 /// How much of it.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// What followers speak.
+    pub wire: Wire,
     /// Sockets.
     pub followers: usize,
     /// Events that are measured.
     pub events: usize,
-    /// Where Node's `ws` is installed.
+    /// Where Node's packages are installed.
     pub node: PathBuf,
 }
 
@@ -126,6 +137,12 @@ impl Lane {
 /// Of the events.
 const TYPE: &str = "creator_updated";
 
+/// Where Socket.IO's clients are told of them.
+const NAMESPACE: &str = "/notifications";
+
+/// A line that has Node throw away what nobody holds.
+const COLLECT: &str = "gc";
+
 fn metadata(event: usize) -> Value {
     json!({"creatorId": "bench", "data": {"name": "the name of a creator", "event": event}})
 }
@@ -133,24 +150,16 @@ fn metadata(event: usize) -> Value {
 /// Measures all of them, event by event in turn, so that whatever else the machine does is the same for all.
 ///
 /// # Errors
-/// When one of the servers fails; without Node's `ws` its line is missing.
+/// When one of the servers fails; without Node's packages its line is missing.
 pub async fn measure(edge: &Edge, plan: &Plan) -> io::Result<Costs> {
     let topic = format!("creator:bench-{}", uuid::Uuid::new_v4().simple());
-    // As ws-edge writes it, while the sequence has two digits. A head of two or four bytes goes before it.
-    let key = topic.replacen(':', "_", 1);
-    let mut told = metadata(10);
-    if let Some(told) = told.as_object_mut() {
-        told.extend(
-            [("type", json!(TYPE)), ("channelKey", json!(key)), ("sequence", json!(10))]
-                .map(|(name, value)| (name.to_owned(), value)),
-        );
-    }
-    let payload = told.to_string().len();
+    let told = told(plan.wire, &topic);
+    let payload = told.len();
     let frame_bytes = payload + if payload < 126 { 2 } else { 4 };
     let mut lanes = vec![parley(edge, plan, topic).await?, bare(plan, frame_bytes).await?];
-    match node(plan, payload).await {
+    match node(plan, told).await {
         Ok(lane) => lanes.push(lane),
-        Err(error) => eprintln!("Node's ws is not measured: {error}"),
+        Err(error) => eprintln!("Node is not measured: {error}"),
     }
     for event in 0..WARM_UP + plan.events {
         for lane in &mut lanes {
@@ -161,25 +170,49 @@ pub async fn measure(edge: &Edge, plan: &Plan) -> io::Result<Costs> {
     Ok(Costs { followers: plan.followers, events: plan.events, frame_bytes, costs })
 }
 
+/// An event as ws-edge writes it, while its sequence has two digits. A head of two or four bytes goes before it.
+fn told(wire: Wire, topic: &str) -> String {
+    let key = topic.replacen(':', "_", 1);
+    let mut told = metadata(10);
+    if let Some(told) = told.as_object_mut() {
+        told.extend(
+            [("type", json!(TYPE)), ("channelKey", json!(key)), ("sequence", json!(10))]
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+    }
+    match wire {
+        Wire::WebSocket => told.to_string(),
+        Wire::SocketIo => format!("42{NAMESPACE},{}", json!([TYPE, told])),
+    }
+}
+
 async fn parley(edge: &Edge, plan: &Plan, topic: String) -> io::Result<Lane> {
-    let says = json!({"type": "subscribe", "channel": topic}).to_string();
+    let channel = json!({"type": "subscribe", "channel": topic});
     let before = own_memory_kib(edge.process).unwrap_or(0);
-    let crowd = Crowd::connect(plan.followers, edge.address, |number| Follower::WebSocket {
-        path: format!("/ws?token={}", (edge.token)(number)),
-        says: Some(says.clone()),
-        greetings: 2,
+    let crowd = Crowd::connect(plan.followers, edge.address, |number| {
+        let token = (edge.token)(number);
+        match plan.wire {
+            Wire::WebSocket => Follower::WebSocket {
+                path: format!("/ws?token={token}"),
+                says: Some(channel.to_string()),
+                greetings: 2,
+            },
+            Wire::SocketIo => Follower::SocketIo {
+                opens: format!("40{NAMESPACE},{}", json!({"token": token})),
+                says: Some(format!("42{NAMESPACE},{}", json!(["subscribe", channel]))),
+                greetings: 2,
+            },
+        }
     })
     .await?;
-    sleep(SETTLE).await;
-    let idle = own_memory_kib(edge.process).unwrap_or(0).saturating_sub(before);
+    let idle_kib = idle_kib(edge.process, before, plan).await;
     let speaker = Speaker::Edge {
         client: Client::new(),
         url: format!("http://{}/api/notifications", edge.address),
         service_key: edge.service_key.clone(),
         topic,
     };
-    let idle_kib = Some(idle as f64 / plan.followers.max(1) as f64);
-    Ok(Lane { idle_kib, ..lane("ws-edge", crowd, edge.process, speaker) })
+    Ok(Lane { idle_kib: Some(idle_kib), ..lane("ws-edge", crowd, edge.process, speaker) })
 }
 
 async fn bare(plan: &Plan, frame_bytes: usize) -> io::Result<Lane> {
@@ -189,16 +222,36 @@ async fn bare(plan: &Plan, frame_bytes: usize) -> io::Result<Lane> {
     Ok(lane("write()", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(frame_bytes))))
 }
 
-async fn node(plan: &Plan, payload: usize) -> io::Result<Lane> {
-    let rival = Rival::node(&plan.node).await?;
-    let crowd = Crowd::connect(plan.followers, rival.address, |_| Follower::WebSocket {
-        path: "/ws".to_owned(),
-        says: None,
-        greetings: 0,
+async fn node(plan: &Plan, told: String) -> io::Result<Lane> {
+    let (server, script) = match plan.wire {
+        Wire::WebSocket => ("Node's ws", "broadcast.js"),
+        Wire::SocketIo => ("socket.io 4", "broadcast_socketio.js"),
+    };
+    let mut rival = Rival::node(&plan.node, script).await?;
+    let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
+    rival.send(COLLECT).await?;
+    let before = own_memory_kib(process).unwrap_or(0);
+    let crowd = Crowd::connect(plan.followers, rival.address, |_| match plan.wire {
+        Wire::WebSocket => Follower::WebSocket { path: "/ws".to_owned(), says: None, greetings: 0 },
+        Wire::SocketIo => Follower::SocketIo { opens: format!("40{NAMESPACE},"), says: None, greetings: 0 },
     })
     .await?;
-    let process = rival.id().ok_or(io::ErrorKind::NotFound)?;
-    Ok(lane("Node's ws", crowd, process, Speaker::Rival(Box::new(rival), "x".repeat(payload))))
+    rival.send(COLLECT).await?;
+    let idle_kib = idle_kib(process, before, plan).await;
+    // Socket.IO's packet begins with its type and the namespace; what follows is the event.
+    let line = told.find('[').filter(|_| plan.wire == Wire::SocketIo).and_then(|at| told.get(at..));
+    let line = line.unwrap_or(&told).to_owned();
+    Ok(Lane {
+        idle_kib: Some(idle_kib),
+        ..lane(server, crowd, process, Speaker::Rival(Box::new(rival), line))
+    })
+}
+
+/// Memory for each connection, KiB, once all are there and nothing happens.
+async fn idle_kib(process: u32, before: u64, plan: &Plan) -> f64 {
+    sleep(SETTLE).await;
+    let grown = own_memory_kib(process).unwrap_or(0).saturating_sub(before);
+    grown as f64 / plan.followers.max(1) as f64
 }
 
 fn lane(server: &'static str, crowd: Crowd, process: u32, speaker: Speaker) -> Lane {
@@ -221,14 +274,14 @@ fn cost(lane: Lane, plan: &Plan) -> Cost {
 impl Costs {
     /// As a table.
     pub fn table(&self) -> String {
-        let bare = self.costs.iter().find(|cost| cost.server == "write()").map(|cost| cost.cpu_us);
+        let bare = self.costs.iter().find(|cost| cost.server == "write()");
         let mut table = format!(
             "one event of {} bytes to {} followers, {} times\n\
             server       CPU/delivery  ratio  to the last, median / worst  idle connection\n",
             self.frame_bytes, self.followers, self.events
         );
         for cost in &self.costs {
-            let ratio = bare.filter(|bare| *bare > 0.0).map_or(f64::NAN, |bare| cost.cpu_us / bare);
+            let ratio = bare.map_or(f64::NAN, |bare| ratio(cost.cpu_us, bare.cpu_us));
             let idle = cost.idle_kib.map_or_else(String::new, |kib| format!("{kib:.1} KiB"));
             let (median, worst) = cost.to_last_ms;
             table.push_str(&format!(
@@ -236,12 +289,44 @@ impl Costs {
                 cost.server, cost.cpu_us
             ));
         }
+        if let [edge, _, node] = self.costs.as_slice() {
+            let memory = ratio(edge.idle_kib.unwrap_or(f64::NAN), node.idle_kib.unwrap_or(f64::NAN));
+            table.push_str(&format!(
+                "{} beside {}: {:.2} of the CPU for each delivery, {memory:.2} of the memory of an idle connection\n",
+                edge.server,
+                node.server,
+                ratio(edge.cpu_us, node.cpu_us)
+            ));
+        }
         table
     }
+}
+
+/// What the one takes of the other; not a number where that is nothing.
+fn ratio(one: f64, other: f64) -> f64 {
+    if other > 0.0 { one / other } else { f64::NAN }
 }
 
 /// The process of ws-edge below a launcher.
 pub fn edge_process(launcher: u32) -> Option<u32> {
     let processes = list()?;
     processes.iter().find(|process| process.parent == launcher && process.name == "ws-edge").map(|it| it.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nodes_servers_tell_every_follower() {
+        let folder = testkit::node_script("");
+        for wire in [Wire::WebSocket, Wire::SocketIo] {
+            let plan = Plan { wire, followers: 20, events: 2, node: folder.clone() };
+            let mut lane = node(&plan, told(wire, "creator:c")).await.unwrap();
+            for event in 0..plan.events {
+                lane.event(event, plan.followers, true).await.unwrap();
+            }
+            assert_eq!(lane.spans.len(), plan.events, "each was told to all of them");
+        }
+    }
 }

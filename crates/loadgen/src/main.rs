@@ -44,6 +44,7 @@ use settings::Reader;
 
 use crate::{
     baseline::Baseline,
+    fan::Wire,
     recording::RecordingError,
     report::Level,
     scenario::{Scenario, ScenarioError},
@@ -75,6 +76,8 @@ enum Command {
     Play(PlayArguments),
     /// One event to many followers: what a delivery costs in ws-edge, beside a bare write() and Node's ws.
     Fanout(FanoutArguments),
+    /// The same in Socket.IO, beside npm's socket.io, and the memory of an idle connection of both.
+    Socketio(FanoutArguments),
     /// Many users with several connections each are told things while services are killed; prints what they lost.
     ///
     /// Ends with 1 when a notification was not stored, or not told exactly once and in order.
@@ -101,7 +104,7 @@ struct FanoutArguments {
     /// HANDSHAKES_PER_SECOND.
     #[arg(long)]
     edge: Option<SocketAddr>,
-    /// Folder in which `npm install` has put Node's ws.
+    /// Folder in which `npm install` has put Node's packages.
     #[arg(long, default_value = "crates/testkit/node")]
     node: PathBuf,
     /// File with the process id whose children are the services.
@@ -226,7 +229,8 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Live(arguments) => live(&arguments).await.map(are_good),
         Command::Play(arguments) => play(&arguments).await.map(are_good),
-        Command::Fanout(arguments) => fanout(&arguments).await,
+        Command::Fanout(arguments) => fanout(&arguments, Wire::WebSocket).await,
+        Command::Socketio(arguments) => fanout(&arguments, Wire::SocketIo).await,
         Command::Notify(arguments) => notify(&arguments).await,
         Command::Rtmp(arguments) => push(&arguments).await,
         Command::Bare { followers } => rival::serve_bare(followers).map(|()| true).map_err(Failure::from),
@@ -244,7 +248,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn fanout(arguments: &FanoutArguments) -> Result<bool, Failure> {
+async fn fanout(arguments: &FanoutArguments, wire: Wire) -> Result<bool, Failure> {
     let mut reader = settings::load()?;
     let port = reader.or("PORT", 3001_u16, "a port number");
     let keys = reader.required_secrets("SERVICE_KEY");
@@ -261,8 +265,12 @@ async fn fanout(arguments: &FanoutArguments) -> Result<bool, Failure> {
             token: Box::new(move |number| user_token(&tokens, &format!("bench-{number}"))),
         })
     })?;
-    let plan =
-        fan::Plan { followers: arguments.followers, events: arguments.events, node: arguments.node.clone() };
+    let plan = fan::Plan {
+        wire,
+        followers: arguments.followers,
+        events: arguments.events,
+        node: arguments.node.clone(),
+    };
     let costs = fan::measure(&edge, &plan).await?;
     write!(io::stdout(), "{}", costs.table())?;
     if let Some(path) = &arguments.json {

@@ -1,5 +1,5 @@
-//! What a delivery costs elsewhere: the bare `write()` of the same bytes, and Node's `ws`. Each is a process of its own,
-//! so that its processor time is its own, and is told what to send by a line of its input.
+//! What a delivery costs elsewhere: the bare `write()` of the same bytes, Node's `ws`, npm's `socket.io`. Each is a process
+//! of its own, so that its processor time is its own, and is told what to send by a line of its input.
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -34,13 +34,13 @@ impl Rival {
         Self::start(command).await
     }
 
-    /// Node's `ws`, from a folder in which it is installed.
+    /// A script for Node, from a folder in which its packages are installed.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn node(folder: &Path) -> io::Result<Self> {
+    pub async fn node(folder: &Path, script: &str) -> io::Result<Self> {
         let mut command = Command::new("node");
-        command.arg(folder.join("broadcast.js"));
+        command.arg("--expose-gc").arg(folder.join(script));
         Self::start(command).await
     }
 

@@ -50,7 +50,7 @@ impl Rooms {
         match change {
             MessageChange::Done(message) => {
                 self.announce.ring();
-                Ok((&message).into())
+                Ok((&*message).into())
             }
             MessageChange::NotAuthor => Err(Refusal::NotAuthor.into()),
             MessageChange::NotText => Err(Refusal::OnlyTextEdited.into()),

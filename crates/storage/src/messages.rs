@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageChange {
     /// It is as it should be now, perhaps since before.
-    Done(Message),
+    Done(Box<Message>),
     /// It is another author's.
     NotAuthor,
     /// It is the link of an image or file, which stays as it is.
@@ -233,7 +233,7 @@ impl Storage {
         };
         let message = message(&row)?;
         Ok(if row.try_get(14)? {
-            MessageChange::Done(message)
+            MessageChange::Done(Box::new(message))
         } else if message.author != *author {
             MessageChange::NotAuthor
         } else {

@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod chat;
 mod contract;
 mod encodings;
 mod faults;
@@ -23,6 +24,8 @@ mod rooms;
 mod rtmp;
 mod secrets;
 mod silence;
+mod socketio;
+mod socketio_bad_input;
 mod speaking;
 mod system_a;
 mod usage;

@@ -80,11 +80,11 @@ async fn only_authors_change_what_they_said_and_readers_hear_of_it() {
     assert_eq!(elsewhere, MessageChange::Unknown);
 
     let story = storage.replay_room(&room(), Sequence(2), 10).await.unwrap();
-    assert_eq!((story.events, story.through), (vec![gone.clone()], Sequence(4)));
+    assert_eq!((story.events, story.through), (vec![(*gone).clone()], Sequence(4)));
     let claim = storage.claim_outbox(10).await.unwrap();
     let announced: Vec<_> = claim.rows().iter().map(|row| row.announcement.clone()).collect();
-    assert_eq!(announced[2], Announcement::Message(edited));
-    assert_eq!(announced[3], Announcement::Message(gone));
+    assert_eq!(announced[2], Announcement::Message(*edited));
+    assert_eq!(announced[3], Announcement::Message(*gone));
     claim.settle(4).await.unwrap();
 }
 
@@ -128,7 +128,7 @@ async fn kind_name_and_what_is_replied_to_are_kept_and_announced() {
 
     let claim = storage.claim_outbox(10).await.unwrap();
     let announced: Vec<_> = claim.rows().iter().map(|row| row.announcement.clone()).collect();
-    assert_eq!(announced, [said, file, gone].map(Announcement::Message));
+    assert_eq!(announced, [said, file, *gone].map(Announcement::Message));
     claim.settle(3).await.unwrap();
 }
 
@@ -282,11 +282,11 @@ async fn what_was_said_before_there_were_kinds_is_text_and_an_earlier_release_st
     else {
         panic!("not edited")
     };
-    assert_eq!(storage.messages_of_author(&alice, 10).await.unwrap(), [second.clone(), edited.clone()]);
+    assert_eq!(storage.messages_of_author(&alice, 10).await.unwrap(), [second.clone(), (*edited).clone()]);
     assert_eq!(storage.count_messages(&room()).await.unwrap(), 3);
     let claim = storage.claim_outbox(10).await.unwrap();
     let announced: Vec<_> = claim.rows().iter().map(|row| row.announcement.clone()).collect();
-    assert_eq!(announced[1..], [second.clone(), reply, edited].map(Announcement::Message));
+    assert_eq!(announced[1..], [second.clone(), reply, *edited].map(Announcement::Message));
     let Announcement::Message(earlier) = &announced[0] else { panic!("another announcement") };
     assert_eq!((earlier.id, earlier.kind, earlier.text.as_str()), (first.id, MessageKind::Text, "hello"));
     claim.settle(4).await.unwrap();

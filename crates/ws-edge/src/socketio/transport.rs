@@ -228,14 +228,18 @@ pub(super) async fn cut(edge: &Arc<Edge>, socket: &Socket) {
     }
 }
 
-/// A WebSocket's bytes, with an end that we can bring about: read to its end, the library sends what is waiting, closes,
-/// and tells the namespaces. And with a limit on how long a write may wait, without which a peer that never reads would
+/// What a client sends to close its connection: Engine.IO's packet `1` in a masked frame (RFC 6455 section 5.2).
+const CLOSE_FRAME: &[u8] = &[0x81, 0x81, 0, 0, 0, 0, b'1'];
+
+/// A WebSocket's bytes, with an end that we can bring about: as if the client had closed its connection, upon which the
+/// library sends what is waiting, closes, and tells the namespaces. And with a limit on how long a write may wait, without which a peer that never reads would
 /// keep the library's writer for ever.
 struct Wire {
     stream: TcpStream,
-    /// What came together with the request.
+    /// What is to be read before anything else: what came together with the request.
     early: Bytes,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    is_cut: bool,
     write_limit: Duration,
     /// Set while a write waits.
     stuck: Option<Pin<Box<Sleep>>>,
@@ -260,7 +264,7 @@ impl Wire {
         let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
         let (stream, early) = (parts.io.into_inner(), parts.read_buf);
         let cut = Box::pin(cut.clone().cancelled_owned());
-        Some(Self { stream, early, cut, write_limit, stuck: None, _upgrade: None })
+        Some(Self { stream, early, cut, is_cut: false, write_limit, stuck: None, _upgrade: None })
     }
 
     /// What a write has come to, unless it has waited too long.
@@ -285,10 +289,11 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ok(()));
+        if !self.is_cut && self.cut.as_mut().poll(context).is_ready() {
+            self.is_cut = true;
+            self.early = Bytes::from_static(CLOSE_FRAME);
         }
-        if !self.early.is_empty() {
+        if self.is_cut || !self.early.is_empty() {
             let count = self.early.len().min(buffer.remaining());
             buffer.put_slice(&self.early.split_to(count));
             return Poll::Ready(Ok(()));

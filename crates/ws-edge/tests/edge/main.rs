@@ -28,6 +28,7 @@ mod rehearsal;
 mod resume;
 mod rooms;
 mod service;
+mod socketio;
 mod speak;
 mod tabs;
 mod upgrade;
