@@ -160,15 +160,27 @@ async fn deleting_a_session_in_which_people_speak_leaves_nothing_half() {
             }
         }
     };
+    let room = RoomId::of_session(&slug("demo"));
+    let chat = async {
+        for _ in 0..100 {
+            say(&storage, &room, &"alice".parse().unwrap()).await;
+        }
+    };
     let delete = async {
         for _ in 0..20 {
             storage.delete_session(&slug("demo"), Erasing::ForGood).await.unwrap();
             tokio::task::yield_now().await;
         }
     };
-    tokio::join!(speak, delete);
-    let orphans = "outbox WHERE NOT EXISTS (SELECT FROM segments WHERE segments.sequence = outbox.sequence)";
-    assert_eq!(count(&database, orphans).await, 0, "nothing is announced that is not there");
+    tokio::join!(speak, chat, delete);
+    for (topic, table) in [("session:demo", "segments"), ("room:session:demo", "messages")] {
+        let orphans = format!(
+            "outbox WHERE topic = '{topic}'
+               AND NOT EXISTS (SELECT FROM {table} WHERE {table}.sequence = outbox.sequence)"
+        );
+        assert_eq!(count(&database, &orphans).await, 0, "nothing is announced that is not there");
+    }
+    assert_eq!(storage.last_sequence(&Topic::Room(room)).await.unwrap(), Sequence(100));
     let last = storage.last_sequence(&Topic::Session(slug("demo"))).await.unwrap();
     assert!(i64::try_from(last.0).unwrap() >= count(&database, "segments").await);
 }
