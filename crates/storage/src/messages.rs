@@ -87,8 +87,8 @@ pub(crate) const SEND: Statement = Statement {
     ),
 };
 
-/// Changes a message that is the author's and is not deleted, when `$may` holds. The first row is the message, and
-/// whether it was changed.
+/// Changes a message that is the author's and is not deleted, when `$may` holds. The first row is the message and whether
+/// it was changed, or may not be.
 macro_rules! amend {
     ($set:literal, $may:literal) => {
         concat!(
@@ -109,7 +109,9 @@ macro_rules! amend {
             message_columns!(),
             ", true FROM amended UNION ALL SELECT ",
             message_columns!(),
-            ", false FROM found WHERE NOT EXISTS (SELECT FROM amended)"
+            ", false FROM found WHERE NOT (author = $4 AND ",
+            $may,
+            ")"
         )
     };
 }

@@ -7,8 +7,8 @@ use model::{
     Priority, RoomId, Samples, Sequence, Topic, UserId,
 };
 use storage::{
-    Erased, Erasing, Idempotency, Metered, NewNotifications, PushSubscription, Recorded, Revision, Storage,
-    StorageError, UsageReport,
+    Erased, Erasing, Idempotency, MessageChange, Metered, NewNotifications, PushSubscription, Recorded,
+    Revision, Storage, StorageError, UsageReport,
 };
 use testkit::Database;
 use uuid::Uuid;
@@ -315,6 +315,35 @@ async fn a_person_goes_everywhere_and_nobody_else_does() {
     }
     assert!(erase("u1", Erasing::ForGood).await.is_empty());
     assert!(!erase("u2", Erasing::ForGood).await.is_empty());
+}
+
+#[tokio::test]
+async fn erasing_a_person_who_edits_meanwhile_leaves_no_word_on_its_way() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let (room, user): (RoomId, UserId) = ("general".parse().unwrap(), "u1".parse().unwrap());
+    for _ in 0..20 {
+        let message = NewMessage {
+            room: room.clone(),
+            author: user.clone(),
+            author_name: None,
+            client_message_id: None,
+            kind: MessageKind::Text,
+            text: "hello".to_owned(),
+            metadata: None,
+            reply_to: None,
+        };
+        let id = MessageId(Uuid::new_v4());
+        storage.send_message(id, &message, NOW).await.unwrap();
+        let edit = async {
+            while storage.edit_message(&room, id, &user, "hello!", NOW).await.unwrap()
+                != MessageChange::Unknown
+            {}
+        };
+        let erase = async { storage.erase_user(&user, Erasing::ForGood).await.unwrap() };
+        tokio::join!(edit, erase);
+        assert_eq!((count(&database, "messages").await, count(&database, "outbox").await), (0, 0));
+    }
 }
 
 #[tokio::test]
