@@ -323,12 +323,13 @@ async fn floods_of_bytes_are_bounded_and_end_at_most_their_own_connection() {
                 assert!(is_valid(code), "{line}");
             }
         };
+        let token = room.token("eve 4");
         let floods = async {
             tokio::join!(
                 flood("eve 1", 900_000, 80, false),
                 flood("eve 2", 64_000, 500, true),
                 flood("eve 3", 1, 20_000, false),
-                raw_flood(port, &room.token("eve 4")),
+                raw_flood(port, &token),
             )
         };
         tokio::select! {
