@@ -2,15 +2,12 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use testkit::PATIENCE;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::WebSocketStream;
-use tungstenite::{Message, client::IntoClientRequest as _};
+
+use crate::socketio::{self, Packets};
 
 pub struct Guest {
-    socket: WebSocketStream<TcpStream>,
+    packets: Packets,
     /// Events that came while something else was waited for.
     waiting: VecDeque<(String, Vec<Value>)>,
     acks: u32,
@@ -32,15 +29,10 @@ pub enum Came {
 impl Guest {
     /// Connects and enters, or says why it may not.
     pub async fn enter(address: SocketAddr, auth: Value) -> Result<Self, String> {
-        let request =
-            format!("ws://{address}/socket.io/?EIO=4&transport=websocket").into_client_request().unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("101");
-        let mut guest = Self { socket, waiting: VecDeque::new(), acks: 0, sid: String::new() };
-        assert!(guest.packet().await.unwrap().starts_with('0'));
+        let packets = Packets::open_at(address).await;
+        let mut guest = Self { packets, waiting: VecDeque::new(), acks: 0, sid: String::new() };
         guest.send(format!("40{auth}")).await;
-        let packet = guest.packet().await.unwrap();
+        let packet = guest.packets.packet().await;
         let body =
             |begin: &str| packet.strip_prefix(begin).map(|body| serde_json::from_str::<Value>(body).unwrap());
         if let Some(refused) = body("44") {
@@ -51,27 +43,12 @@ impl Guest {
     }
 
     pub async fn send(&mut self, packet: String) {
-        // The edge may have closed meanwhile; what it said then is what tests read.
-        let _ = self.socket.send(Message::text(packet)).await;
-    }
-
-    async fn packet(&mut self) -> Option<String> {
-        let reading = async {
-            loop {
-                match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) if text.as_str() == "2" => self.send("3".to_owned()).await,
-                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                    Some(Ok(_)) => {}
-                }
-            }
-        };
-        timeout(PATIENCE, reading).await.expect("something to read")
+        self.packets.send(packet).await;
     }
 
     /// Whatever comes next.
     pub async fn next(&mut self) -> Came {
-        let Some(packet) = self.packet().await else { return Came::Closed };
+        let socketio::Came::Packet(packet) = self.packets.next().await else { return Came::Closed };
         if let Some(event) = packet.strip_prefix("42") {
             let mut event: Vec<Value> = serde_json::from_str(event).unwrap();
             let Value::String(name) = event.remove(0) else { panic!("a name in {packet}") };
