@@ -150,7 +150,10 @@ where
     let Ok(answer) = edge.socketio.service.call(request).await;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    // The library writes the code as a text; clients of Engine.IO know a number.
+    // The library says nothing about some, and writes the code as a text; clients of Engine.IO know a number.
+    if head.status == StatusCode::BAD_REQUEST && body.is_empty() {
+        return refusal(head.status, 3, "Bad request");
+    }
     if head.status == StatusCode::BAD_REQUEST
         && let Ok(Value::Object(refused)) = serde_json::from_slice(&body)
         && let Some(code) = refused.get("code").and_then(Value::as_str).and_then(|code| code.parse().ok())
