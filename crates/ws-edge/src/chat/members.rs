@@ -136,12 +136,13 @@ impl Drop for Place {
     }
 }
 
-/// Who is in a room: by our own knowledge, and by Redis's when it answers.
+/// Who is in a room: by our own knowledge, and by Redis's when it answers. At most [`PEOPLE_MAX`], those who are there
+/// longest.
 pub(crate) async fn people(edge: &Edge, room: &RoomId) -> Vec<Member> {
     let written = edge.bus.room_members(room, edge.clock.now(), PEOPLE_MAX).await;
     let written = written.map(|written| written.members).unwrap_or_default();
     let people = everybody(written.into_iter().chain(edge.members.here(room)));
-    in_order(&people).into_iter().cloned().collect()
+    in_order(&people).into_iter().take(PEOPLE_MAX).cloned().collect()
 }
 
 /// What is to be done in one room.
@@ -165,15 +166,18 @@ pub(crate) async fn tell(edge: Arc<Edge>, mut changed: mpsc::Receiver<Change>) {
     loop {
         tokio::select! {
             biased;
-            () = edge.life.stopping().cancelled() => return,
+            // Before the end, so that the others know who has gone with this edge.
             count = changed.recv_many(&mut batch, BATCH_MAX) => {
                 if count == 0 {
                     return;
                 }
                 for (room, todo) in sorted(batch.drain(..)) {
-                    attend(&edge, &room, todo).await;
+                    if !attend(&edge, &room, todo).await && edge.life.stopping().is_cancelled() {
+                        return;
+                    }
                 }
             }
+            () = edge.life.stopping().cancelled() => return,
             _ = round.tick(), if due.is_empty() => {
                 let here: BTreeSet<RoomId> = edge.members.lock().keys().cloned().collect();
                 let followed = edge.talks.stories(|_| ()).into_iter().map(|(room, ())| room);
@@ -206,12 +210,15 @@ fn sorted(changes: impl Iterator<Item = Change>) -> HashMap<RoomId, Todo> {
     rooms
 }
 
-async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
-    let seats = edge.members.lock().get(room).cloned().unwrap_or_default();
-    // What is so now counts, however often it has changed meanwhile.
-    todo.left.retain(|(seat, member)| seats.get(seat) != Some(member));
-    let entered: Vec<(SeatId, Member)> =
-        seats.into_iter().filter(|(seat, _)| todo.entered.contains(seat)).collect();
+/// Does it; false when Redis is away.
+async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) -> bool {
+    let entered: Vec<(SeatId, Member)> = {
+        let seats = edge.members.lock();
+        let taken = |seat: &SeatId| seats.get(room).and_then(|seats| seats.get(seat));
+        // What is so now counts, however often it has changed meanwhile.
+        todo.left.retain(|(seat, member)| taken(seat) != Some(member));
+        todo.entered.iter().filter_map(|seat| Some((*seat, taken(seat)?.clone()))).collect()
+    };
     let (came, went) = (entered.first().cloned(), todo.left.first().cloned());
     let mut told = edge.bus.leave_room(room, &todo.left).await;
     for seats in entered.chunks(SEATS_PER_WORD) {
@@ -224,8 +231,9 @@ async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
         (None, None) => None,
     };
     let has_changed = bell.is_some();
-    // Redis is away: no need to ask it again, nobody hears it.
-    if told.is_ok() {
+    let is_told = told.is_ok();
+    // Away, there is no need to ask it again: nobody hears it.
+    if is_told {
         for (from, sign) in bell.into_iter().chain(todo.signs) {
             if edge.bus.publish(&Topic::Room(room.clone()), &Event::Sign { sign, from }).await.is_err() {
                 break;
@@ -235,8 +243,9 @@ async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
     // Of a crowd nobody is told who comes and goes, so it is read in each round only.
     let is_crowd = edge.talks.feed(room).is_some_and(|feed| feed.story.is_crowd());
     if (todo.asked || has_changed) && !is_crowd {
-        learn(edge, room).await;
+        return learn(edge, room).await && is_told;
     }
+    is_told
 }
 
 /// Reads who is in a room and tells those who follow it; true when Redis has answered.

@@ -173,8 +173,8 @@ impl<R> Seat<R> {
             _ => {
                 let name = self.name.as_deref().unwrap_or(self.user.as_str());
                 self.out.push(Out::Tell(protocol::connected(self.user.as_str(), name)));
-                let (home, since) = (self.home.clone(), self.since.take());
-                if may_write { Ok(()) } else { self.follow(&home, since) }
+                let home = self.home.clone();
+                if may_write { Ok(()) } else { self.follow(&home, self.since) }
             }
         };
         self.out.extend(begun.err().map(Out::Trouble));
@@ -256,6 +256,7 @@ impl<R> Seat<R> {
 
     fn begin(&mut self) {
         while self.doing.is_none()
+            && self.asked.front().is_some_and(|(request, _)| !self.must_wait(request))
             && let Some((request, reply)) = self.asked.pop_front()
         {
             match self.begin_one(request) {
@@ -264,6 +265,24 @@ impl<R> Seat<R> {
                 Err(problem) => self.out.push(Out::Answer(reply, Err(problem))),
             }
         }
+    }
+
+    /// Whether the past of the room that it is about is still to be told: what somebody says right after joining would be
+    /// told as the past, and a history come before that of the joining.
+    fn must_wait(&self, request: &Request) -> bool {
+        let room = match request {
+            Request::Send(draft) => &draft.room,
+            Request::Edit { room, .. } | Request::Delete { room, .. } | Request::History { room, .. } => room,
+            Request::Name(_)
+            | Request::Join { .. }
+            | Request::Leave(_)
+            | Request::Typing { .. }
+            | Request::Since { .. }
+            | Request::Refresh(_) => return false,
+        };
+        let index = self.position(room.as_ref().unwrap_or(&self.home)).ok();
+        let followed = index.and_then(|index| self.rooms.get(index));
+        followed.is_some_and(|followed| followed.past != Past::Nothing && !followed.has_failed)
     }
 
     fn begin_one(&mut self, request: Request) -> Result<Begun, Problem> {
@@ -571,6 +590,7 @@ impl<R> Seat<R> {
         }
         self.out.extend(tellings.into_iter().map(Out::Tell).chain(trouble.map(Out::Trouble)));
         self.read_next();
+        self.begin();
     }
 }
 

@@ -2,7 +2,7 @@
 //! and who writes at the moment, which is kept nowhere.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -178,9 +178,9 @@ impl Roster {
         let was_crowd = std::mem::replace(&mut self.is_crowd, is_crowd);
         let before = std::mem::replace(&mut self.people, people);
         if is_crowd {
-            let longest: Vec<UserId> =
-                self.in_order().into_iter().skip(PEOPLE_MAX).map(|member| member.user.clone()).collect();
-            self.people.retain(|user, _| !longest.contains(user));
+            let longest = self.in_order().into_iter().take(PEOPLE_MAX).map(|member| member.user.clone());
+            let longest: BTreeSet<UserId> = longest.collect();
+            self.people.retain(|user, _| longest.contains(user));
             return None;
         }
         let retold = self.people.len() <= PEOPLE_RETOLD_MAX;

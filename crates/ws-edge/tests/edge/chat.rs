@@ -290,6 +290,33 @@ async fn every_room_has_its_own_people_and_its_own_past() {
     chat.end().await;
 }
 
+#[tokio::test]
+async fn whoever_waits_for_nothing_is_told_everything_in_its_order() {
+    let chat = ChatStage::open().await;
+    for round in 0..5 {
+        let mut ada = Guest::enter(chat.stage.running.address, json!({})).await.unwrap();
+        let room = format!("room {round}");
+        ada.emit("setUsername", json!("Ada")).await;
+        ada.emit("joinRoom", json!(room)).await;
+        ada.emit("sendMessage", json!({"content": "first", "roomId": room})).await;
+        ada.emit("requestHistory", json!(room)).await;
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let (name, args) = ada.event().await;
+            match name.as_str() {
+                "messageHistory" if args.len() == 2 => told.push((name, contents(&args[0]).len())),
+                "message" => told.push((name, 0)),
+                _ => {}
+            }
+        }
+        let (joined, asked) = (("messageHistory".to_owned(), 0), ("messageHistory".to_owned(), 1));
+        let message = ("message".to_owned(), 0);
+        // The bus may ring before or after the hub has answered.
+        assert!(told == [joined.clone(), message.clone(), asked.clone()] || told == [joined, asked, message]);
+    }
+    chat.end().await;
+}
+
 fn bob_page(content: &str, history: &Value) -> Value {
     let found = history.as_array().unwrap().iter().find(|message| message["content"] == content);
     json!([found.unwrap()])
