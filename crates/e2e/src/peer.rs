@@ -10,8 +10,15 @@ use crate::Script;
 pub enum Library {
     /// npm's `socket.io-client`, by its major version: 4 and 3 speak Engine.IO 4, 2 speaks Engine.IO 3.
     Npm(u8),
-    /// `python-socketio`.
+    /// `python-socketio`, which gives every event to a thread of its own.
     Python,
+}
+
+impl Library {
+    /// Whether events are told in the order in which they came.
+    pub fn is_orderly(self) -> bool {
+        self != Self::Python
+    }
 }
 
 /// Every library, the newest first.
@@ -33,6 +40,8 @@ pub fn binary(bytes: &[u8]) -> Value {
 
 /// A client of Socket.IO that is a program of others. It comes back by itself when it loses the connection.
 pub struct Peer {
+    /// Whose program it is.
+    pub library: Library,
     script: Script,
     /// What it was told and the story has not asked for.
     unread: VecDeque<Value>,
@@ -60,7 +69,7 @@ impl Peer {
             }
             Library::Python => Script::python("socketio_client.py", &argument),
         };
-        Self { script, unread: VecDeque::new(), asked: 0 }
+        Self { library, script, unread: VecDeque::new(), asked: 0 }
     }
 
     /// The next line of this kind; those of other kinds stay to be asked for.

@@ -83,6 +83,16 @@ const enter = async (name) => {
   nobody.socket.emit("sendMessage", { content: "who am I" });
   check(await nobody.next("error"), "Please set your username first");
 
+  // Who waits for nothing is told all the same, and in the order in which it asked.
+  const hasty = await page();
+  hasty.socket.emit("setUsername", "Hasty");
+  hasty.socket.emit("joinRoom", `hasty ${room}`);
+  hasty.socket.emit("sendMessage", { content: "at once", type: "text", roomId: `hasty ${room}` });
+  hasty.socket.emit("requestHistory", `hasty ${room}`);
+  await hasty.next("message", ({ content }) => content === "at once");
+  check((await hasty.next("messageHistory")).map(({ content }) => content), ["at once"]);
+  hasty.socket.disconnect();
+
   const alice = await enter("Alice");
   const bob = await enter("Bob");
   checkUser(await alice.next("userJoined", (user) => user.id === bob.id), "Bob");
@@ -103,6 +113,7 @@ const enter = async (name) => {
   // In a room of their own, which keeps its own history and the names that were said in it.
   for (const one of [alice, bob]) {
     one.socket.emit("joinRoom", room);
+    check(await one.next("messageHistory"), []);
     one.socket.emit("requestHistory", room);
     check(await one.next("messageHistory"), []);
   }
@@ -136,8 +147,7 @@ const enter = async (name) => {
 
   bob.socket.disconnect();
   await alice.next("userLeft", (id) => id === bob.id);
-  const left = await alice.next("roomUsers");
-  check(left.filter((user) => user.id === bob.id), []);
+  const left = await alice.next("roomUsers", (users) => users.every((user) => user.id !== bob.id));
   check(left.filter((user) => user.id === alice.id).length, 1);
   print({ checks });
   process.exit(0);

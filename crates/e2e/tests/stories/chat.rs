@@ -1,6 +1,10 @@
 //! People chat, with the libraries of Socket.IO that apps have, beside captions, and on several edges.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use e2e::{Client, LIBRARIES, Library, POLLING, Peer, Plan, Script, Stack, UPGRADE, User, WEBSOCKET, binary};
 use reqwest::Method;
@@ -16,18 +20,71 @@ fn says(user: &User, name: &str, room: &str) -> Value {
     json!({"token": user.token(), "username": name, "room": room})
 }
 
-/// A user in a room, who has been told that it is there.
-async fn guest(library: Library, port: u16, transports: &[&str], says: &Value) -> Peer {
-    let mut peer = Peer::start(library, port, transports, &["/"], says);
-    let connected = peer.event("connected").await;
-    assert_eq!(connected["username"], says["username"], "{library:?}: {connected}");
-    peer.event("messageHistory").await;
-    peer
+/// A user in a room.
+struct Guest {
+    peer: Peer,
+    /// Who is in the room by what it was told: names by id.
+    people: BTreeMap<String, String>,
+}
+
+impl Guest {
+    /// Enters, and has been told what was said before.
+    async fn enter(library: Library, port: u16, transports: &[&str], says: &Value) -> Self {
+        let mut peer = Peer::start(library, port, transports, &["/"], says);
+        let connected = peer.event("connected").await;
+        assert_eq!(connected["username"], says["username"], "{library:?}: {connected}");
+        peer.event("messageHistory").await;
+        Self { peer, people: BTreeMap::new() }
+    }
+
+    /// Waits until exactly these are in the room by what it was told: a list, and then who comes and who goes.
+    async fn sees(&mut self, expected: &[&str]) {
+        let expected: BTreeSet<&str> = expected.iter().copied().collect();
+        while self.people.values().map(String::as_str).collect::<BTreeSet<_>>() != expected {
+            let is_about_people = |line: &Value| {
+                ["roomUsers", "userJoined", "userLeft"].iter().any(|name| line["name"] == *name)
+            };
+            let line = self.peer.find("who is in the room", is_about_people).await;
+            let said = &line["args"][0];
+            let text = |value: &Value| value.as_str().expect("text").to_owned();
+            let user = |user: &Value| (text(&user["id"]), text(&user["username"]));
+            match line["name"].as_str() {
+                Some("roomUsers") => self.people = said.as_array().expect("users").iter().map(user).collect(),
+                Some("userJoined") => self.people.extend([user(said)]),
+                _ => drop(self.people.remove(&text(said))),
+            }
+        }
+    }
+}
+
+impl Deref for Guest {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+impl DerefMut for Guest {
+    fn deref_mut(&mut self) -> &mut Peer {
+        &mut self.peer
+    }
+}
+
+/// Asks again for as long as it is told to wait.
+async fn ask(peer: &mut Peer, said: Value) -> Value {
+    loop {
+        let answer = peer.ask(said.clone()).await;
+        match answer["retryAfterMs"].as_u64() {
+            Some(wait) => sleep(Duration::from_millis(wait)).await,
+            None => return answer,
+        }
+    }
 }
 
 /// Says something and is told that it is stored; the message.
 async fn say(peer: &mut Peer, content: &str) -> Value {
-    let mut answer = peer.ask(json!(["sendMessage", {"content": content}])).await;
+    let mut answer = ask(peer, json!(["sendMessage", {"content": content}])).await;
     assert_eq!(answer["ok"], true, "{answer}");
     answer["message"].take()
 }
@@ -40,18 +97,6 @@ async fn heard(peer: &mut Peer, last: &str) -> Vec<String> {
         contents.push(message["content"].as_str().unwrap().to_owned());
     }
     contents
-}
-
-fn names(users: &Value) -> Vec<&str> {
-    let mut names: Vec<_> =
-        users.as_array().unwrap().iter().map(|user| user["username"].as_str().unwrap()).collect();
-    names.sort_unstable();
-    names
-}
-
-/// Waits until exactly these are in its room.
-async fn sees(peer: &mut Peer, expected: &[&str]) {
-    while names(&peer.event("roomUsers").await) != expected {}
 }
 
 #[tokio::test]
@@ -86,26 +131,32 @@ async fn every_library_and_transport_chats_in_one_room() {
         for transports in [WEBSOCKET, POLLING, UPGRADE] {
             let name = format!("{library:?} {}", transports.join(", "));
             let says = says(&stack.user(), &name, "team");
-            peers.push((guest(library, port, transports, &says).await, name));
+            peers.push((Guest::enter(library, port, transports, &says).await, name));
         }
     }
-    let mut everybody: Vec<_> = peers.iter().map(|(_, name)| name.clone()).collect();
-    everybody.sort_unstable();
+    let everybody: Vec<_> = peers.iter().map(|(_, name)| name.clone()).collect();
     let everybody: Vec<&str> = everybody.iter().map(String::as_str).collect();
     let mut said = Vec::new();
-    for (peer, name) in &mut peers {
-        sees(peer, &everybody).await;
-        let message = say(peer, &format!("{name} says hello")).await;
+    for (guest, name) in &mut peers {
+        guest.sees(&everybody).await;
+        let message = say(guest, &format!("{name} says hello")).await;
         assert_eq!((&message["username"], &message["roomId"]), (&json!(name), &json!("team")));
         assert!(
             said.last().is_none_or(|last: &Value| last["sequence"].as_u64() < message["sequence"].as_u64())
         );
         said.push(message);
     }
-    let last = said.last().unwrap()["content"].as_str().unwrap().to_owned();
     let contents: Vec<_> = said.iter().map(|message| message["content"].as_str().unwrap()).collect();
     for (peer, name) in &mut peers {
-        assert_eq!(heard(peer, &last).await, contents, "{name}");
+        let mut told = Vec::new();
+        while told.len() < said.len() {
+            told.push(peer.event("message").await);
+        }
+        if !peer.library.is_orderly() {
+            told.sort_by_key(|message| message["sequence"].as_u64());
+        }
+        let told: Vec<_> = told.iter().map(|message| message["content"].as_str().unwrap()).collect();
+        assert_eq!(told, contents, "{name}");
         // The history begins with the newest.
         let answer = peer.ask(json!(["requestHistory", "team"])).await;
         assert_eq!(answer["ok"], true, "{answer}");
@@ -115,8 +166,7 @@ async fn every_library_and_transport_chats_in_one_room() {
         assert_eq!(rows, contents, "{name}");
     }
     // Rooms are apart from each other, and bytes are no text.
-    let ((one, _), rest) = peers.split_first_mut().unwrap();
-    let other = &mut rest[0].0;
+    let [(one, _), (other, _), ..] = &mut peers[..] else { panic!("two of them") };
     for peer in [&mut *one, &mut *other] {
         assert_eq!(peer.ask(json!(["joinRoom", "two"])).await["ok"], true);
     }
@@ -142,14 +192,14 @@ async fn two_edges_chat_and_the_loss_of_one_costs_no_message() {
     stack.edge.kill();
     let [alice, bob, carol] = [stack.user(), stack.user(), stack.user()];
     let mut bob_says = says(&bob, "Bob", "team");
-    let mut bob_here = guest(Library::Npm(4), front, WEBSOCKET, &bob_says).await;
-    let mut carol_here = guest(Library::Npm(2), front, WEBSOCKET, &says(&carol, "Carol", "team")).await;
+    let mut bob_here = Guest::enter(Library::Npm(4), front, WEBSOCKET, &bob_says).await;
+    let mut carol_here =
+        Guest::enter(Library::Npm(2), front, WEBSOCKET, &says(&carol, "Carol", "team")).await;
     stack.restart_edge().await;
-    let mut alice_here = guest(Library::Npm(4), edge, UPGRADE, &says(&alice, "Alice", "team")).await;
-    for peer in [&mut alice_here, &mut bob_here, &mut carol_here] {
-        sees(peer, &["Alice", "Bob", "Carol"]).await;
+    let mut alice_here = Guest::enter(Library::Npm(4), edge, UPGRADE, &says(&alice, "Alice", "team")).await;
+    for guest in [&mut alice_here, &mut bob_here, &mut carol_here] {
+        guest.sees(&["Alice", "Bob", "Carol"]).await;
     }
-    while bob_here.event("userJoined").await["username"] != "Alice" {}
     assert_eq!(alice_here.ask(json!(["typing", true])).await["ok"], true);
     let typing = bob_here.event("userTyping").await;
     assert_eq!((&typing["username"], &typing["isTyping"]), (&json!("Alice"), &json!(true)));
@@ -213,7 +263,7 @@ async fn two_edges_chat_and_the_loss_of_one_costs_no_message() {
     };
     expected.extend(order);
     assert_eq!(history, expected);
-    sees(&mut carol_here, &["Alice", "Bob", "Carol"]).await;
+    carol_here.sees(&["Alice", "Bob", "Carol"]).await;
 }
 
 #[tokio::test]
@@ -222,9 +272,9 @@ async fn who_was_on_an_edge_that_died_is_gone_from_the_room_after_a_while() {
     let (mut other, port) = stack.another_edge().await;
     let (alice, bob) = (stack.user(), stack.user());
     let mut alice_here =
-        guest(Library::Npm(4), stack.nginx.http_port, WEBSOCKET, &says(&alice, "Alice", "team")).await;
-    let bob_here = guest(Library::Npm(4), port, WEBSOCKET, &says(&bob, "Bob", "team")).await;
-    sees(&mut alice_here, &["Alice", "Bob"]).await;
+        Guest::enter(Library::Npm(4), stack.nginx.http_port, WEBSOCKET, &says(&alice, "Alice", "team")).await;
+    let bob_here = Guest::enter(Library::Npm(4), port, WEBSOCKET, &says(&bob, "Bob", "team")).await;
+    alice_here.sees(&["Alice", "Bob"]).await;
     other.kill();
     drop(bob_here);
     // Nobody says so: what the dead edge has said of him ends by itself.
@@ -239,7 +289,7 @@ async fn who_was_on_an_edge_that_died_is_gone_from_the_room_after_a_while() {
     };
     timeout(GONE_LIMIT, gone).await.expect("he is gone by what REST says");
     assert_eq!(alice_here.event("userLeft").await, bob.id.as_str());
-    sees(&mut alice_here, &["Alice"]).await;
+    alice_here.sees(&["Alice"]).await;
 }
 
 #[tokio::test]
@@ -247,17 +297,11 @@ async fn a_thousand_rooms_are_too_many_for_one_connection() {
     let stack = Stack::start().await;
     let user = stack.user();
     let mut peer =
-        guest(Library::Npm(4), stack.nginx.http_port, WEBSOCKET, &says(&user, "Eve", "home")).await;
+        Guest::enter(Library::Npm(4), stack.nginx.http_port, WEBSOCKET, &says(&user, "Eve", "home")).await;
     let mut codes = Vec::new();
     let mut joined = 0_u32;
     for number in 0..1_000 {
-        let answer = loop {
-            let answer = peer.ask(json!(["joinRoom", format!("room {number}")])).await;
-            match answer["retryAfterMs"].as_u64() {
-                Some(wait) => sleep(Duration::from_millis(wait)).await,
-                None => break answer,
-            }
-        };
+        let answer = ask(&mut peer, json!(["joinRoom", format!("room {number}")])).await;
         if answer["ok"] == true {
             joined += 1;
         } else {
