@@ -348,7 +348,6 @@ async fn odd_packets_disturb_nobody() {
     let mut socket = Packets::open(&stage).await;
     socket.enter("/notifications", json!({"token": stage.user_token("u1")})).await.unwrap();
     let ns = "/notifications";
-    let deep = "[".repeat(5_000);
     for (number, odd) in [
         r#"["subscribe"]"#.to_owned(),
         r#"["subscribe",1]"#.to_owned(),
@@ -356,7 +355,6 @@ async fn odd_packets_disturb_nobody() {
         r#"["message","no json"]"#.to_owned(),
         r#"["audio",{"_placeholder":true,"num":0}]"#.to_owned(),
         r#"["__proto__",null]"#.to_owned(),
-        format!(r#"["subscribe",{deep}]"#),
         r#"["",{"type":"ping"}]"#.to_owned(),
     ]
     .into_iter()
@@ -367,7 +365,8 @@ async fn odd_packets_disturb_nobody() {
     socket.emit(ns, "99", json!(["ping"])).await;
     assert_eq!(socket.acked(ns, "99").await, json!({"ok": true}));
     // What is no packet at all ends the connection, cleanly.
-    for broken in ["42/notifications,[1]", "4x", "45-[]", "9", "4459-[\"a\"]"] {
+    let deep = format!("42/notifications,[\"subscribe\",{}", "[".repeat(5_000));
+    for broken in ["42/notifications,[1]", "4x", "45-[]", "9", "4459-[\"a\"]", &deep] {
         let mut socket = Packets::open(&stage).await;
         socket.enter(ns, json!({"token": stage.user_token("u1")})).await.unwrap();
         socket.send(broken).await;
