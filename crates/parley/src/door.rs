@@ -78,6 +78,17 @@ fn parse_url(text: &str) -> Result<Address, InvalidAddress> {
     })
 }
 
+/// What to be told of the past, and of chat.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Finals after this one.
+    pub since: Option<u64>,
+    /// What is said in the session's room.
+    pub chat: bool,
+    /// Of that, what came after this.
+    pub chat_since: Option<u64>,
+}
+
 /// Where the token of a connection comes from.
 enum Tokens {
     Given(String),
@@ -142,12 +153,12 @@ impl Door {
         matches!(self.tokens, Tokens::Minted(_))
     }
 
-    /// Connects; finals after `since` are replayed when it is given.
+    /// Connects.
     ///
     /// # Errors
     /// Why not, in words.
-    pub async fn open(&self, since: Option<u64>) -> Result<Socket, Trouble> {
-        let url = self.request_url(since)?;
+    pub async fn open(&self, wanted: Wanted) -> Result<Socket, Trouble> {
+        let url = self.request_url(wanted)?;
         if url.starts_with("wss:") {
             // Two TLS back ends in one program leave rustls without a default. Already set is as good.
             drop(rustls::crypto::ring::default_provider().install_default());
@@ -169,7 +180,7 @@ impl Door {
         }
     }
 
-    fn request_url(&self, since: Option<u64>) -> Result<String, Trouble> {
+    fn request_url(&self, wanted: Wanted) -> Result<String, Trouble> {
         let mut url = format!("{}?sessionSlug={}", self.address.base, encoded(self.session.as_str()));
         if !self.address.query.is_empty() {
             url.push('&');
@@ -194,9 +205,14 @@ impl Door {
             url.push_str("&token=");
             url.push_str(&encoded(&token));
         }
-        if let Some(since) = since {
-            // Writing to a string cannot fail.
-            let _ = write!(url, "&since={since}");
+        if wanted.chat {
+            url.push_str("&chat=true");
+        }
+        for (name, since) in [("chatSince", wanted.chat_since), ("since", wanted.since)] {
+            if let Some(since) = since {
+                // Writing to a string cannot fail.
+                let _ = write!(url, "&{name}={since}");
+            }
         }
         Ok(url)
     }
@@ -255,9 +271,11 @@ mod tests {
             tokens: Tokens::Given("t.t.t".to_owned()),
         };
         assert_eq!(
-            door.request_url(Some(7)).unwrap(),
+            door.request_url(Wanted { since: Some(7), ..Wanted::default() }).unwrap(),
             "ws://h/api/realtime/transcribe?sessionSlug=my%20room&x=1&token=t.t.t&since=7"
         );
+        let with_chat = Wanted { since: None, chat: true, chat_since: Some(3) };
+        assert!(door.request_url(with_chat).unwrap().ends_with("&chat=true&chatSince=3"));
         assert!(!door.url().contains("token"));
         assert!(!door.renews_tokens());
     }

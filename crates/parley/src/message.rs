@@ -64,6 +64,8 @@ pub enum FromServer {
         /// For people.
         message: String,
     },
+    /// Something about the chat of the session.
+    Chat(Chat),
     /// The server is going away; come back.
     #[serde(rename_all = "camelCase")]
     Reconnect {
@@ -80,6 +82,8 @@ impl FromServer {
     pub fn remark(&self) -> Option<String> {
         match self {
             Self::Error(fault) => Some(format!("the server says: {}", printable(&fault.message))),
+            Self::Chat(Chat::Error(fault)) => Some(format!("chat: {}", printable(&fault.message))),
+            Self::Chat(Chat::Resync(_)) => Some("some of what was said in chat is kept no longer".to_owned()),
             Self::Warning { message } => Some(format!("the server warns: {}", printable(message))),
             Self::TranscriptionError { message } => {
                 Some(format!("the session is not transcribed: {}", printable(message)))
@@ -130,6 +134,43 @@ impl Caption {
         let named = self.speaker.as_deref().filter(|name| !name.is_empty());
         named.or(self.speaker_id.as_deref()).unwrap_or_default()
     }
+}
+
+/// An event of chat.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "event", content = "data", rename_all = "camelCase")]
+pub enum Chat {
+    /// What was said before, newest first.
+    MessageHistory(Vec<ChatMessage>),
+    /// Something is said.
+    Message(ChatMessage),
+    /// Its author has changed it.
+    MessageEdited(ChatMessage),
+    /// Its author has taken it back.
+    MessageDeleted(ChatMessage),
+    /// Part of what was missed is kept no longer.
+    Resync(serde::de::IgnoredAny),
+    /// Something went wrong; it goes on.
+    Error(Fault),
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// A message of chat.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChatMessage {
+    /// Who said it.
+    pub username: String,
+    /// What was said, or a link.
+    pub content: String,
+    /// When, as ISO 8601.
+    pub timestamp: String,
+    /// `text`, `image` or `file`.
+    pub r#type: String,
+    /// Position of its newest state in the room.
+    pub sequence: u64,
 }
 
 /// An `error` message. Both `message` and `error` occur for its text.

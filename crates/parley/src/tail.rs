@@ -11,9 +11,9 @@ use tungstenite::{Error, Message};
 
 use crate::{
     backoff::{Backoff, chance},
-    door::{Door, DoorArgs, Socket},
+    door::{Door, DoorArgs, Socket, Wanted},
     failure::Failure,
-    message::{Caption, Fault, FromServer},
+    message::{Caption, Chat, Fault, FromServer},
     screen::{Screen, printable},
     sequences::Sequences,
     signals::Signals,
@@ -24,7 +24,7 @@ use crate::{
 /// A server pings every 15 s; when nothing came for three of them, it is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
-/// Follow the captions of a session.
+/// Follow the captions and the chat of a session.
 ///
 /// Until Ctrl-C: finished ones as lines, open ones rewritten in place when standard output is a terminal.
 /// A lost connection is made again for as long as it takes, and what was missed meanwhile is printed first; nothing
@@ -38,12 +38,15 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     door: DoorArgs,
-    /// Print stored captions with a sequence above N first; 0 for all.
+    /// Print stored captions with a sequence above N first; 0 for all, of captions and of chat.
     #[arg(long, value_name = "N")]
     since: Option<u64>,
-    /// Print every caption, partial or final, as the JSON object that the server sent.
+    /// Print every caption, partial or final, and every message of chat as the JSON object that the server sent.
     #[arg(long)]
     json: bool,
+    /// Captions only, without what is said in the chat of the session.
+    #[arg(long)]
+    no_chat: bool,
 }
 
 /// Follows until Ctrl-C.
@@ -55,6 +58,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         json: args.json,
         live_only: args.since.is_none(),
         sequences: Sequences::after(args.since),
+        chat: !args.no_chat,
+        chat_since: args.since.filter(|since| *since == 0),
         began: None,
         backoff: Backoff::default(),
     };
@@ -76,6 +81,10 @@ struct Following {
     /// Nothing from before the first connection is wanted.
     live_only: bool,
     sequences: Sequences,
+    /// Whether chat is followed, too.
+    chat: bool,
+    /// The newest of it that was seen.
+    chat_since: Option<u64>,
     /// When the first connection was made, by the server's clock.
     began: Option<Timestamp>,
     backoff: Backoff,
@@ -108,7 +117,7 @@ impl Following {
     async fn connection(&mut self, door: &Door) -> Failure {
         // A session whose captions nobody has seen yet: ask for all and skip those from before the beginning.
         let since = self.sequences.since().or(self.began.map(|_| 0));
-        match door.open(since).await {
+        match door.open(Wanted { since, chat: self.chat, chat_since: self.chat_since }).await {
             Ok(socket) => self.read(socket).await.unwrap_or_else(|failure| failure),
             Err(trouble) => trouble.into(),
         }
@@ -149,6 +158,7 @@ impl Following {
                 FromServer::TranscriptPartial(caption) => self.caption(&caption, false, &text)?,
                 FromServer::TranscriptFinal(caption) => self.caption(&caption, true, &text)?,
                 FromServer::Transcript(caption) => self.caption(&caption, caption.is_final, &text)?,
+                FromServer::Chat(chat) => self.chat(&chat, &text)?,
                 FromServer::Error(said) => fault = Some(said),
                 FromServer::Reconnect { retry_after_ms } => {
                     retry_after = retry_after_ms.map(Duration::from_millis).or(retry_after);
@@ -164,6 +174,33 @@ impl Following {
         }
     }
 
+    fn chat(&mut self, chat: &Chat, raw: &str) -> io::Result<()> {
+        let (message, note) = match chat {
+            // Nobody has asked for what was before; what comes after it must not be missed.
+            Chat::MessageHistory(messages) => {
+                let newest = messages.iter().map(|message| message.sequence).max().unwrap_or(0);
+                self.chat_since = self.chat_since.max(Some(newest));
+                return Ok(());
+            }
+            Chat::Message(message) => (message, ""),
+            Chat::MessageEdited(message) => (message, " (edited)"),
+            Chat::MessageDeleted(message) => (message, " (deleted)"),
+            Chat::Resync(_) | Chat::Error(_) | Chat::Other => return Ok(()),
+        };
+        self.chat_since = self.chat_since.max(Some(message.sequence));
+        if self.json {
+            return self.screen.line(&one_line(raw));
+        }
+        let at = message.timestamp.parse::<jiff::Timestamp>().ok().map(Timestamp::from);
+        let kind = match message.r#type.as_str() {
+            "image" => "image: ",
+            "file" => "file: ",
+            _ => "",
+        };
+        let (who, said) = (printable(&message.username), printable(message.content.trim()));
+        self.screen.line(&format!("{}[chat] {who}{note}: {kind}{said}", clock(at)))
+    }
+
     fn caption(&mut self, caption: &Caption, is_final: bool, raw: &str) -> io::Result<()> {
         if is_final && !caption.sequence.is_none_or(|sequence| self.sequences.note(sequence)) {
             return Ok(());
@@ -173,8 +210,7 @@ impl Following {
             return Ok(());
         }
         if self.json {
-            // Line breaks can stand between the tokens of JSON only, where a space is as good.
-            return self.screen.line(&raw.replace(['\n', '\r'], " "));
+            return self.screen.line(&one_line(raw));
         }
         if !is_final {
             let stable = caption.stable.unwrap_or(0);
@@ -182,11 +218,21 @@ impl Following {
             return Ok(());
         }
         self.screen.close(&caption.utterance_id);
-        let time = at.map_or_else(String::new, |at| {
-            at.to_jiff().to_zoned(TimeZone::system()).strftime("%H:%M:%S  ").to_string()
-        });
+        let time = clock(at);
         let who =
             if caption.who().is_empty() { String::new() } else { format!("{}: ", printable(caption.who())) };
         self.screen.line(&format!("{time}{who}{}", printable(caption.text.trim())))
     }
+}
+
+/// The time of day, before a line.
+fn clock(at: Option<Timestamp>) -> String {
+    at.map_or_else(String::new, |at| {
+        at.to_jiff().to_zoned(TimeZone::system()).strftime("%H:%M:%S  ").to_string()
+    })
+}
+
+/// JSON on one line: breaks can stand between its tokens only, where a space is as good.
+fn one_line(raw: &str) -> String {
+    raw.replace(['\n', '\r'], " ")
 }

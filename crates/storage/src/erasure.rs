@@ -118,10 +118,13 @@ const DELETE_SESSION: Erasure = Erasure {
 // `mine` is who the person was in which session, `said` every utterance that is or once was the person's. A stream in
 // which others were heard as well stays, without the name; a turn becomes nobody's, so that it does not become that of
 // whoever spoke before. In the room of a session the author of a message is the user, or the participant that the user
-// was there. Whoever writes to an inbox holds its topic first.
+// was there. Whoever writes to an inbox holds its topic first; whoever edits a message holds that, and announces it.
 const ERASE_USER: Erasure = Erasure {
     name: "erase_user",
-    holds: &["SELECT FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) ORDER BY name FOR UPDATE"],
+    holds: &[
+        "SELECT FROM topics WHERE name IN ('user:' || $1::text, 'feed:' || $1::text) ORDER BY name FOR UPDATE",
+        "SELECT FROM messages WHERE author = $1 ORDER BY created_at, id FOR UPDATE",
+    ],
     remove: "WITH mine AS MATERIALIZED (
               SELECT session_id, identity FROM participants WHERE user_id = $1
               UNION SELECT session_id, speaker_identity FROM streams WHERE user_id = $1

@@ -45,7 +45,7 @@ use tokio_postgres::NoTls;
 pub use connection::{OPERATION_LIMIT, STATEMENT_SECONDS};
 pub use erasure::{ERASE_LIMIT, Erased, Erasing};
 pub use error::{FAILURES_TOTAL, StorageError};
-pub use messages::MessageChange;
+pub use messages::{COUNT_MAX, MessageChange};
 pub use migrations::schema_fingerprint;
 pub use notifications::{Idempotency, NewNotifications, Publication};
 pub use notifications_change::{InboxChange, Mark};

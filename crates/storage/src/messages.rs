@@ -16,6 +16,9 @@ use crate::{
     notifications_replay::end_of_page,
 };
 
+/// Messages of one room that are counted. They are counted one by one, and some clients ask every few seconds.
+pub const COUNT_MAX: u64 = 10_000;
+
 /// What came of a change of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageChange {
@@ -84,8 +87,8 @@ pub(crate) const SEND: Statement = Statement {
     ),
 };
 
-/// Changes a message that is the author's and is not deleted, when `$may` holds. The first row is the message, and
-/// whether it was changed.
+/// Changes a message that is the author's and is not deleted, when `$may` holds. The first row is the message and whether
+/// it was changed, or may not be.
 macro_rules! amend {
     ($set:literal, $may:literal) => {
         concat!(
@@ -106,7 +109,9 @@ macro_rules! amend {
             message_columns!(),
             ", true FROM amended UNION ALL SELECT ",
             message_columns!(),
-            ", false FROM found WHERE NOT EXISTS (SELECT FROM amended)"
+            ", false FROM found WHERE NOT (author = $4 AND ",
+            $may,
+            ")"
         )
     };
 }
@@ -154,9 +159,9 @@ pub(crate) const OF_AUTHOR: Statement =
 
 pub(crate) const OF_KIND: Statement = Statement { name: "messages_of_kind", sql: in_open_rooms!("kind") };
 
-const COUNT: Statement = Statement {
+pub(crate) const COUNT: Statement = Statement {
     name: "count_messages",
-    sql: "SELECT count(*) FROM messages WHERE room_id = $1 AND deleted_at IS NULL",
+    sql: "SELECT count(*) FROM (SELECT FROM messages WHERE room_id = $1 AND deleted_at IS NULL LIMIT $2) AS counted",
 };
 
 impl Storage {
@@ -284,12 +289,12 @@ impl Storage {
         rows.iter().map(message).collect()
     }
 
-    /// How many messages of a room are not deleted. Counts them one by one.
+    /// How many messages of a room are not deleted; [`COUNT_MAX`] when there are more.
     ///
     /// # Errors
     /// As any operation here.
     pub async fn count_messages(&self, room: &RoomId) -> Result<u64, StorageError> {
-        Ok(match self.query_opt(&COUNT, &[&room.as_str()]).await? {
+        Ok(match self.query_opt(&COUNT, &[&room.as_str(), &signed(COUNT_MAX)]).await? {
             Some(row) => unsigned(row.try_get(0)?),
             None => 0,
         })

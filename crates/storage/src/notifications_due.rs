@@ -137,7 +137,7 @@ const FORGET_KEYS: Statement = Statement {
           RETURNING 1",
 };
 
-// Readers below the floor are told that something is missing.
+// Here and for messages: readers below the floor are told that something is missing.
 const FORGET_EVENTS: Statement = Statement {
     name: "forget_topic_events",
     sql: "WITH old AS (SELECT topic, sequence FROM topic_events WHERE created_at < $1 ORDER BY created_at LIMIT $2),
@@ -154,7 +154,14 @@ const FORGET_EVENTS: Statement = Statement {
 const FORGET_MESSAGES: Statement = Statement {
     name: "forget_messages",
     sql: "WITH old AS (
-              SELECT id FROM messages WHERE created_at < $1 ORDER BY created_at LIMIT $2)
+              SELECT id, 'room:' || room_id AS topic, position FROM messages
+              WHERE created_at < $1 ORDER BY created_at LIMIT $2),
+          locked AS (SELECT name FROM topics WHERE name IN (SELECT topic FROM old) ORDER BY name FOR UPDATE),
+          raised AS (
+              UPDATE topics SET floor = GREATEST(topics.floor, newest.position)
+              FROM (SELECT topic, max(position) AS position FROM old GROUP BY topic) AS newest
+              JOIN locked ON locked.name = newest.topic
+              WHERE topics.name = newest.topic)
           DELETE FROM messages USING old WHERE messages.id = old.id RETURNING 1",
 };
 
@@ -325,7 +332,8 @@ impl Storage {
         self.forget(&FORGET_EVENTS, cutoff).await
     }
 
-    /// Forgets messages from before `cutoff`; whether there may be more.
+    /// Forgets messages from before `cutoff`; whether there may be more. Readers that have not had them are told so by
+    /// [`Storage::replay_room`].
     ///
     /// # Errors
     /// As any operation here.

@@ -112,6 +112,7 @@ fn chat_statements() -> Vec<(&'static Statement, &'static str)> {
         (&messages::OF_AUTHOR, "'nobody', 20"),
         (&messages::OF_KIND, "'image', 20"),
         (&messages::OF_KIND, "'text', 20"),
+        (&messages::COUNT, "'general', 10000"),
     ]
 }
 

@@ -41,7 +41,7 @@ const FULL: &[u8] =
 pub(crate) enum Door {
     /// `PORT`: everything by path.
     Main,
-    /// `CHAT_PORT`: where clients of system C find `/ws`, under any path.
+    /// `CHAT_PORT`: where clients of system B find their HTTP, and those of system C `/ws`, under any path.
     Chat,
 }
 

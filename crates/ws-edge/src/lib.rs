@@ -4,7 +4,7 @@
 //! SQL or Redis. In the order data passes: the `door` accepts, `route` and `handshake` answer, a `connection` speaks
 //! with its client and hands audio to its `source`, which decodes it into the uplink and, kept at a `desk`, outlives the
 //! socket; captions come back by a
-//! `feed`, which puts them in `order` for the followers of its session.
+//! `feed`, which puts them in `order` for the followers of its session. Notifications have a `tab`, and `chat` a seat.
 
 mod access;
 mod answers;
@@ -206,7 +206,9 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     }
     let users = UserTokens::new(settings.user_secrets.clone(), clock.clone());
     if !users.has_secrets() {
-        tracing::warn!("neither JWT_SECRET nor NEXTAUTH_SECRET is set: nobody can follow notifications");
+        tracing::warn!(
+            "neither JWT_SECRET nor NEXTAUTH_SECRET is set: nobody can follow notifications, and no user can chat"
+        );
     }
 
     let listener = listen("PORT", settings.address).await?;

@@ -16,6 +16,10 @@ mod events;
 use events::Events;
 
 /// One client's messages, in and out.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lies in the box of its connection, and most are WebSockets"
+)]
 pub(crate) enum Line {
     WebSocket(Socket),
     SocketIo(Box<Events>),

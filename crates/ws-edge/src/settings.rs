@@ -4,11 +4,11 @@
 //! |-|-|-|
 //! | `BIND_ADDR` | `127.0.0.1` | address of both listeners; `0.0.0.0` in containers |
 //! | `PORT` | 3001 | the main door |
-//! | `CHAT_PORT` | 3002 | the door of system C's clients; 0 switches it off |
+//! | `CHAT_PORT` | 3002 | the door of the clients of systems B and C; 0 switches it off |
 //! | `METRICS_PORT` | 9101 | the admin listener: `/livez` `/readyz` `/metrics` |
 //! | `SESSION_PORT` | 50053 | gRPC of sessions, for back ends; 0 switches it off |
 //! | `TRANSCRIPTION_JWT_SECRET` | required | verifies session tokens; several, separated by commas, for rotation |
-//! | `JWT_SECRET`, `NEXTAUTH_SECRET`, `JWT_SECRETS` | none | verify user tokens; each may list several. Without any, `/ws` and its REST routes refuse everybody |
+//! | `JWT_SECRET`, `NEXTAUTH_SECRET`, `JWT_SECRETS` | none | verify user tokens; each may list several. Without any, `/ws` and its REST routes refuse everybody, and no user can chat |
 //! | `DATABASE_URL` and others | see `storage` | Postgres |
 //! | `REDIS_URL` and others | see `event-bus` | the bell |
 //! | `TRANSCRIPTION_WORKERS`, `INTERNAL_TOKEN` | see `rpc` | who understands audio |

@@ -13,7 +13,7 @@ use tungstenite::{Error, Message};
 
 use super::Streaming;
 use crate::{
-    door::Socket,
+    door::{Socket, Wanted},
     failure::Failure,
     message::{Fault, FromServer, Resume, ToServer},
     signals::Signals,
@@ -81,7 +81,7 @@ impl Streaming {
         // Finals that were missed are replayed; those of others are passed over.
         let since = (!self.streams.is_empty()).then(|| self.sequences.since().unwrap_or(0));
         let socket = tokio::select! {
-            socket = self.door.open(since) => socket?,
+            socket = self.door.open(Wanted { since, ..Wanted::default() }) => socket?,
             () = signals.next() => return Err(Failure::Incomplete("interrupted while connecting".to_owned())),
         };
         let (mut sink, mut messages) = socket.split();
@@ -354,6 +354,7 @@ impl Streaming {
             | FromServer::TranscriptionError { .. }
             | FromServer::Ack { .. }
             | FromServer::Stopped { .. }
+            | FromServer::Chat(_)
             | FromServer::Other => {}
         }
         Ok(())

@@ -59,6 +59,56 @@ async fn without_since_only_what_is_new_is_printed_even_after_a_silent_start() {
     assert!(said.err.contains("parley token"), "{}", said.err);
 }
 
+fn said(event: &str, sequence: u64, content: &str) -> serde_json::Value {
+    json!({"type": "chat", "event": event, "data": {"id": "x", "userId": "u", "username": "Bob", "content": content,
+        "timestamp": "2023-11-14T22:13:20.000Z", "type": "text", "roomId": "session:demo", "sequence": sequence,
+        "position": sequence}})
+}
+
+#[tokio::test]
+async fn chat_is_shown_beside_captions_and_goes_on_where_it_was() {
+    let server = Server::start().await;
+    let mut child = parley(&["tail", "--session", "demo", "--url", &server.url]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut peer = server.accept().await;
+    assert!(peer.request.ends_with("&chat=true"), "{}", peer.request);
+    peer.say(json!({"type":"connected","ts":1})).await;
+    let history = json!([said("", 4, "Before.")["data"]]);
+    peer.say(json!({"type":"chat","event":"messageHistory","data":history})).await;
+    peer.say(json!({"type":"chat","event":"roomUsers","data":[]})).await;
+    peer.say(said("message", 5, "Hello\u{1b}[2J.")).await;
+    line(&mut lines, "[chat] Bob: Hello [2J.").await;
+    peer.say(caption("transcript_final", "s", 1, 1, 0.0, "Spoken.")).await;
+    line(&mut lines, "Alice: Spoken.").await;
+    peer.say(said("messageEdited", 6, "Hello.")).await;
+    line(&mut lines, "[chat] Bob (edited): Hello.").await;
+    peer.close(1001, "Server is restarting, reconnect").await;
+    let peer = server.accept().await;
+    assert!(peer.request.contains("&chat=true&chatSince=6&"), "{}", peer.request);
+    drop(peer);
+    signal(&child, "TERM").await;
+    assert_eq!(end(child).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn chat_can_be_left_out_and_is_json_where_captions_are() {
+    let server = Server::start().await;
+    let child = parley(&["tail", "--session", "demo", "--no-chat", "--url", &server.url]).spawn().unwrap();
+    let peer = server.accept().await;
+    assert!(!peer.request.contains("chat"), "{}", peer.request);
+    drop((peer, child));
+    let arguments = ["tail", "--session", "demo", "--since", "0", "--json", "--url", &server.url];
+    let mut child = parley(&arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut peer = server.accept().await;
+    assert!(peer.request.ends_with("&chat=true&chatSince=0&since=0"), "{}", peer.request);
+    peer.say(said("message", 1, "First.")).await;
+    line(&mut lines, "\"content\":\"First.\"").await;
+    drop(peer);
+    signal(&child, "TERM").await;
+    assert_eq!(end(child).await.code, Some(0));
+}
+
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_failure() {
     let server = Server::start().await;

@@ -7,8 +7,8 @@ use model::{
     Priority, RoomId, Samples, Sequence, Topic, UserId,
 };
 use storage::{
-    Erased, Erasing, Idempotency, Metered, NewNotifications, PushSubscription, Recorded, Revision, Storage,
-    StorageError, UsageReport,
+    Erased, Erasing, Idempotency, MessageChange, Metered, NewNotifications, PushSubscription, Recorded,
+    Revision, Storage, StorageError, UsageReport,
 };
 use testkit::Database;
 use uuid::Uuid;
@@ -160,15 +160,27 @@ async fn deleting_a_session_in_which_people_speak_leaves_nothing_half() {
             }
         }
     };
+    let room = RoomId::of_session(&slug("demo"));
+    let chat = async {
+        for _ in 0..100 {
+            say(&storage, &room, &"alice".parse().unwrap()).await;
+        }
+    };
     let delete = async {
         for _ in 0..20 {
             storage.delete_session(&slug("demo"), Erasing::ForGood).await.unwrap();
             tokio::task::yield_now().await;
         }
     };
-    tokio::join!(speak, delete);
-    let orphans = "outbox WHERE NOT EXISTS (SELECT FROM segments WHERE segments.sequence = outbox.sequence)";
-    assert_eq!(count(&database, orphans).await, 0, "nothing is announced that is not there");
+    tokio::join!(speak, chat, delete);
+    for (topic, table) in [("session:demo", "segments"), ("room:session:demo", "messages")] {
+        let orphans = format!(
+            "outbox WHERE topic = '{topic}'
+               AND NOT EXISTS (SELECT FROM {table} WHERE {table}.sequence = outbox.sequence)"
+        );
+        assert_eq!(count(&database, &orphans).await, 0, "nothing is announced that is not there");
+    }
+    assert_eq!(storage.last_sequence(&Topic::Room(room)).await.unwrap(), Sequence(100));
     let last = storage.last_sequence(&Topic::Session(slug("demo"))).await.unwrap();
     assert!(i64::try_from(last.0).unwrap() >= count(&database, "segments").await);
 }
@@ -303,6 +315,35 @@ async fn a_person_goes_everywhere_and_nobody_else_does() {
     }
     assert!(erase("u1", Erasing::ForGood).await.is_empty());
     assert!(!erase("u2", Erasing::ForGood).await.is_empty());
+}
+
+#[tokio::test]
+async fn erasing_a_person_who_edits_meanwhile_leaves_no_word_on_its_way() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let (room, user): (RoomId, UserId) = ("general".parse().unwrap(), "u1".parse().unwrap());
+    for _ in 0..20 {
+        let message = NewMessage {
+            room: room.clone(),
+            author: user.clone(),
+            author_name: None,
+            client_message_id: None,
+            kind: MessageKind::Text,
+            text: "hello".to_owned(),
+            metadata: None,
+            reply_to: None,
+        };
+        let id = MessageId(Uuid::new_v4());
+        storage.send_message(id, &message, NOW).await.unwrap();
+        let edit = async {
+            while storage.edit_message(&room, id, &user, "hello!", NOW).await.unwrap()
+                != MessageChange::Unknown
+            {}
+        };
+        let erase = async { storage.erase_user(&user, Erasing::ForGood).await.unwrap() };
+        tokio::join!(edit, erase);
+        assert_eq!((count(&database, "messages").await, count(&database, "outbox").await), (0, 0));
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@ use std::time::Duration;
 use model::{
     JsonObject, Message, MessageId, MessageKind, NewMessage, RoomId, Sequence, SessionSlug, Timestamp, UserId,
 };
-use storage::{Announcement, MessageChange, Storage};
+use storage::{Announcement, COUNT_MAX, MessageChange, Storage};
 use testkit::Database;
 use uuid::Uuid;
 
@@ -159,8 +159,32 @@ async fn only_what_was_said_in_the_same_room_is_replied_to() {
     let later = NOW.after(Duration::from_secs(60));
     let last = send(&storage, &new(&room(), &alice, "still here"), later).await.unwrap();
     assert!(!storage.forget_messages(later).await.unwrap());
-    assert_eq!(storage.messages(&room(), None, 10).await.unwrap().0, [last]);
+    assert_eq!(storage.messages(&room(), None, 10).await.unwrap().0, std::slice::from_ref(&last));
     assert_eq!(send(&storage, &replying(said.id), NOW).await, None, "forgotten, so unknown");
+}
+
+#[tokio::test]
+async fn a_reader_is_told_what_it_has_missed_for_good() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let alice = user("alice");
+    let attic: RoomId = "attic".parse().unwrap();
+    let mut said = Vec::new();
+    for minute in 0..4 {
+        let at = NOW.after(Duration::from_secs(60 * minute));
+        send(&storage, &new(&attic, &alice, "up here"), at.after(Duration::from_secs(3600))).await.unwrap();
+        said.push(send(&storage, &new(&room(), &alice, "hello"), at).await.unwrap());
+    }
+    // An edit of what is old is the newest there is to hear, and of what is forgotten nothing is missed.
+    storage.edit_message(&room(), said[1].id, &alice, "hello!", NOW).await.unwrap();
+    while storage.forget_messages(said[2].created_at).await.unwrap() {}
+    for (since, incomplete, left) in [(0, true, 2), (1, true, 2), (2, false, 2), (3, false, 1), (5, false, 0)]
+    {
+        let story = storage.replay_room(&room(), Sequence(since), 10).await.unwrap();
+        let told = (story.incomplete, story.events.len(), story.through, story.more);
+        assert_eq!(told, (incomplete, left, Sequence(5), false), "since {since}");
+    }
+    assert!(!storage.replay_room(&attic, Sequence(0), 10).await.unwrap().incomplete);
 }
 
 #[tokio::test]
@@ -208,7 +232,15 @@ async fn lists_over_all_rooms_are_newest_first_and_know_no_session_and_nothing_d
     for (room, count) in rooms.iter().zip([3, 2, 3]) {
         assert_eq!(storage.count_messages(room).await.unwrap(), count, "{room}");
     }
-    assert_eq!(storage.count_messages(&"attic".parse().unwrap()).await.unwrap(), 0);
+    let attic: RoomId = "attic".parse().unwrap();
+    assert_eq!(storage.count_messages(&attic).await.unwrap(), 0);
+    database
+        .run(&format!(
+            "INSERT INTO messages (id, room_id, position, sequence, author, text, created_at)
+             SELECT gen_random_uuid(), 'attic', n, n, 'alice', 'hi', now() FROM generate_series(1, {COUNT_MAX} + 1) AS n"
+        ))
+        .await;
+    assert_eq!(storage.count_messages(&attic).await.unwrap(), COUNT_MAX);
 }
 
 /// A database as the release left it that knew migrations up to `version`.

@@ -309,7 +309,7 @@ impl Guest {
     fn hear(&mut self, heard: Heard) -> Flow {
         match heard {
             Heard::Gone => Flow::Break(End::Gone),
-            Heard::TooMany => end_with(Close::Policy, protocol::error(Problem::TooMany)),
+            Heard::TooMany => end_with(Close::Busy, protocol::error(Problem::TooMany)),
             Heard::Unreadable => {
                 self.count_received();
                 self.refuse(Problem::Invalid("An event is a name and its arguments"), None)

@@ -5,13 +5,14 @@
 //! time in any case: so the people of an edge that died are gone soon after.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use event_bus::{Event, PRESENCE_INTERVAL};
 use model::{Member, RoomId, RoomSign, SeatId, Topic, UserId};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::talk::{PEOPLE_MAX, everybody, in_order};
 use crate::Edge;
@@ -135,12 +136,13 @@ impl Drop for Place {
     }
 }
 
-/// Who is in a room: by our own knowledge, and by Redis's when it answers.
+/// Who is in a room: by our own knowledge, and by Redis's when it answers. At most [`PEOPLE_MAX`], those who are there
+/// longest.
 pub(crate) async fn people(edge: &Edge, room: &RoomId) -> Vec<Member> {
     let written = edge.bus.room_members(room, edge.clock.now(), PEOPLE_MAX).await;
     let written = written.map(|written| written.members).unwrap_or_default();
     let people = everybody(written.into_iter().chain(edge.members.here(room)));
-    in_order(&people).into_iter().cloned().collect()
+    in_order(&people).into_iter().take(PEOPLE_MAX).cloned().collect()
 }
 
 /// What is to be done in one room.
@@ -157,19 +159,37 @@ struct Todo {
 /// round.
 pub(crate) async fn tell(edge: Arc<Edge>, mut changed: mpsc::Receiver<Change>) {
     let mut round = tokio::time::interval(PRESENCE_INTERVAL);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
+    // Rooms of this round that are still to be attended to, one at a time between whatever changes.
+    let mut due: VecDeque<RoomId> = VecDeque::new();
     loop {
         tokio::select! {
-            () = edge.life.stopping().cancelled() => return,
-            _ = round.tick() => go_round(&edge).await,
+            biased;
+            // Before the end, so that the others know who has gone with this edge.
             count = changed.recv_many(&mut batch, BATCH_MAX) => {
                 if count == 0 {
                     return;
                 }
                 for (room, todo) in sorted(batch.drain(..)) {
-                    attend(&edge, &room, todo).await;
+                    if !attend(&edge, &room, todo).await && edge.life.stopping().is_cancelled() {
+                        return;
+                    }
                 }
             }
+            () = edge.life.stopping().cancelled() => return,
+            _ = round.tick(), if due.is_empty() => {
+                let here: BTreeSet<RoomId> = edge.members.lock().keys().cloned().collect();
+                let followed = edge.talks.stories(|_| ()).into_iter().map(|(room, ())| room);
+                due = here.into_iter().chain(followed).collect::<BTreeSet<RoomId>>().into_iter().collect();
+            }
+            () = ready(()), if !due.is_empty() => {}
+        }
+        if let Some(room) = due.pop_front()
+            && !repeat(&edge, &room).await
+        {
+            // Redis is away: no need to ask it for each of them.
+            due.clear();
         }
     }
 }
@@ -190,12 +210,15 @@ fn sorted(changes: impl Iterator<Item = Change>) -> HashMap<RoomId, Todo> {
     rooms
 }
 
-async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
-    let seats = edge.members.lock().get(room).cloned().unwrap_or_default();
-    // What is so now counts, however often it has changed meanwhile.
-    todo.left.retain(|(seat, member)| seats.get(seat) != Some(member));
-    let entered: Vec<(SeatId, Member)> =
-        seats.into_iter().filter(|(seat, _)| todo.entered.contains(seat)).collect();
+/// Does it; false when Redis is away.
+async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) -> bool {
+    let entered: Vec<(SeatId, Member)> = {
+        let seats = edge.members.lock();
+        let taken = |seat: &SeatId| seats.get(room).and_then(|seats| seats.get(seat));
+        // What is so now counts, however often it has changed meanwhile.
+        todo.left.retain(|(seat, member)| taken(seat) != Some(member));
+        todo.entered.iter().filter_map(|seat| Some((*seat, taken(seat)?.clone()))).collect()
+    };
     let (came, went) = (entered.first().cloned(), todo.left.first().cloned());
     let mut told = edge.bus.leave_room(room, &todo.left).await;
     for seats in entered.chunks(SEATS_PER_WORD) {
@@ -208,17 +231,21 @@ async fn attend(edge: &Edge, room: &RoomId, mut todo: Todo) {
         (None, None) => None,
     };
     let has_changed = bell.is_some();
-    // Redis is away: no need to ask it again, nobody hears it.
-    if told.is_ok() {
+    let is_told = told.is_ok();
+    // Away, there is no need to ask it again: nobody hears it.
+    if is_told {
         for (from, sign) in bell.into_iter().chain(todo.signs) {
             if edge.bus.publish(&Topic::Room(room.clone()), &Event::Sign { sign, from }).await.is_err() {
                 break;
             }
         }
     }
-    if todo.asked || has_changed {
-        learn(edge, room).await;
+    // Of a crowd nobody is told who comes and goes, so it is read in each round only.
+    let is_crowd = edge.talks.feed(room).is_some_and(|feed| feed.story.is_crowd());
+    if (todo.asked || has_changed) && !is_crowd {
+        return learn(edge, room).await && is_told;
     }
+    is_told
 }
 
 /// Reads who is in a room and tells those who follow it; true when Redis has answered.
@@ -232,21 +259,14 @@ async fn learn(edge: &Edge, room: &RoomId) -> bool {
     has_answered
 }
 
-/// Says all of it again, and reads every room that is followed here.
-async fn go_round(edge: &Edge) {
-    let here: Vec<RoomId> = edge.members.lock().keys().cloned().collect();
-    for room in here {
-        let seats: Vec<(SeatId, Member)> =
-            edge.members.lock().get(&room).cloned().unwrap_or_default().into_iter().collect();
-        for seats in seats.chunks(SEATS_PER_WORD) {
-            if edge.bus.enter_room(&room, seats, edge.clock.now()).await.is_err() {
-                return;
-            }
+/// Says again who is here in a room, and reads who is there; true when Redis has answered.
+async fn repeat(edge: &Edge, room: &RoomId) -> bool {
+    let seats: Vec<(SeatId, Member)> =
+        edge.members.lock().get(room).cloned().unwrap_or_default().into_iter().collect();
+    for seats in seats.chunks(SEATS_PER_WORD) {
+        if edge.bus.enter_room(room, seats, edge.clock.now()).await.is_err() {
+            return false;
         }
     }
-    for (room, ()) in edge.talks.stories(|_| ()) {
-        if !learn(edge, &room).await {
-            return;
-        }
-    }
+    learn(edge, room).await
 }

@@ -626,3 +626,222 @@ pub(crate) fn ack(outcome: &Result<Done, Problem>) -> Body {
     };
     body(&ack)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "0190b5a0-0000-7000-8000-000000000001";
+
+    fn read(event: &str, data: Value) -> Result<Request, &'static str> {
+        Request::read(event, &data).map_err(Problem::code)
+    }
+
+    fn room(id: &str) -> RoomId {
+        id.parse().unwrap()
+    }
+
+    #[test]
+    fn events_of_system_b_are_read() {
+        assert_eq!(read("setUsername", json!("  Ada ")), Ok(Request::Name("Ada".to_owned())));
+        assert_eq!(read("joinRoom", json!("team")), Ok(Request::Join { room: room("team"), since: None }));
+        assert_eq!(read("leaveRoom", json!("team")), Ok(Request::Leave(room("team"))));
+        assert_eq!(read("typing", json!(true)), Ok(Request::Typing { room: None, is_typing: true }));
+        let history = |room| Ok(Request::History { room, before: None, limit: 50 });
+        assert_eq!(read("requestHistory", Value::Null), history(None));
+        assert_eq!(read("requestHistory", json!("team")), history(Some(room("team"))));
+        let Ok(Request::Send(draft)) =
+            read("sendMessage", json!({"content": " hi ", "type": "text", "roomId": null}))
+        else {
+            panic!("no message")
+        };
+        let said = draft.by("u1".parse().unwrap(), "Ada".to_owned(), RoomId::general()).unwrap();
+        assert_eq!((said.text.as_str(), said.kind, said.room.is_general()), ("hi", MessageKind::Text, true));
+    }
+
+    #[test]
+    fn our_own_events_and_fields_are_read() {
+        let id = ID.parse().unwrap();
+        let team = Some(room("team"));
+        for (event, data, request) in [
+            (
+                "joinRoom",
+                json!({"roomId": "team", "since": 7}),
+                Request::Join { room: room("team"), since: Some(Sequence(7)) },
+            ),
+            ("leaveRoom", json!({"roomId": "team"}), Request::Leave(room("team"))),
+            (
+                "typing",
+                json!({"isTyping": false, "roomId": "team"}),
+                Request::Typing { room: team.clone(), is_typing: false },
+            ),
+            (
+                "requestHistory",
+                json!({"roomId": "team", "before": 9, "limit": 200}),
+                Request::History { room: team.clone(), before: Some(Sequence(9)), limit: 200 },
+            ),
+            ("requestHistory", json!({"since": 0}), Request::Since { room: None, since: Sequence(0) }),
+            (
+                "editMessage",
+                json!({"id": ID, "content": " x "}),
+                Request::Edit { room: None, id, text: "x".to_owned() },
+            ),
+            ("deleteMessage", json!({"id": ID, "roomId": "team"}), Request::Delete { room: team, id }),
+            ("refresh", json!("t"), Request::Refresh("t".into())),
+            ("refresh", json!({"token": "t"}), Request::Refresh("t".into())),
+        ] {
+            assert_eq!(read(event, data.clone()), Ok(request), "{event} {data}");
+        }
+        let whole = json!({"content": "https://a/b.png", "type": "image", "roomId": "team", "replyTo": ID,
+            "clientMessageId": 12, "metadata": {"a": [1]}});
+        let Ok(Request::Send(draft)) = read("sendMessage", whole) else { panic!("no message") };
+        let said = draft.by("u1".parse().unwrap(), "Ada".to_owned(), room("team")).unwrap();
+        assert_eq!((said.kind, said.reply_to), (MessageKind::Image, Some(id)));
+        assert_eq!(said.client_message_id.as_deref(), Some("12"));
+        assert_eq!(said.metadata.unwrap().as_str(), r#"{"a":[1]}"#);
+    }
+
+    #[test]
+    fn whatever_else_comes_is_refused_by_code() {
+        for (event, data, code) in [
+            ("dance", json!({}), "unknown_event"),
+            ("", Value::Null, "unknown_event"),
+            ("setUsername", json!(7), "name_invalid"),
+            ("setUsername", json!("  "), "name_invalid"),
+            ("setUsername", json!("a\nb"), "name_invalid"),
+            ("setUsername", json!("x".repeat(129)), "name_invalid"),
+            ("setUsername", json!({"username": "Ada"}), "name_invalid"),
+            ("sendMessage", json!("hi"), "text_invalid"),
+            ("sendMessage", json!([]), "text_invalid"),
+            ("sendMessage", json!({}), "text_invalid"),
+            ("sendMessage", json!({"content": {"_placeholder": true, "num": 0}}), "text_invalid"),
+            ("sendMessage", json!({"content": "x", "type": "video"}), "kind_invalid"),
+            ("sendMessage", json!({"content": "x", "type": 1}), "kind_invalid"),
+            ("sendMessage", json!({"content": "x", "roomId": 1}), "room_invalid"),
+            ("sendMessage", json!({"content": "x", "roomId": ""}), "room_invalid"),
+            ("sendMessage", json!({"content": "x", "replyTo": "x"}), "id_invalid"),
+            ("sendMessage", json!({"content": "x", "clientMessageId": []}), "client_message_id_invalid"),
+            ("sendMessage", json!({"content": "x", "metadata": [1]}), "metadata_invalid"),
+            ("editMessage", json!({"content": "x"}), "id_invalid"),
+            ("editMessage", json!({"id": ID}), "text_invalid"),
+            ("editMessage", json!(ID), "invalid_message"),
+            ("deleteMessage", json!(null), "invalid_message"),
+            ("joinRoom", Value::Null, "room_invalid"),
+            ("joinRoom", json!({"roomId": []}), "room_invalid"),
+            ("joinRoom", json!({"roomId": "a", "since": -1}), "invalid_message"),
+            ("leaveRoom", json!(5), "room_invalid"),
+            ("typing", json!("yes"), "invalid_message"),
+            ("typing", json!({"isTyping": 1}), "invalid_message"),
+            ("requestHistory", json!(5), "room_invalid"),
+            ("requestHistory", json!({"limit": 0}), "limit_invalid"),
+            ("requestHistory", json!({"limit": 201}), "limit_invalid"),
+            ("requestHistory", json!({"limit": 4_294_967_297_u64}), "limit_invalid"),
+            ("requestHistory", json!({"before": "x"}), "invalid_message"),
+            ("refresh", json!(""), "unauthenticated"),
+            ("refresh", json!(1), "unauthenticated"),
+        ] {
+            assert_eq!(read(event, data.clone()), Err(code), "{event} {data}");
+        }
+        // What the hub would refuse is refused before.
+        let Ok(Request::Send(draft)) = read("sendMessage", json!({"content": "  "})) else {
+            panic!("no message")
+        };
+        let said = draft.by("u1".parse().unwrap(), "Ada".to_owned(), RoomId::general());
+        assert_eq!(said, Err(Refusal::TextInvalid));
+    }
+
+    fn message(author: &str) -> Message {
+        Message {
+            id: ID.parse().unwrap(),
+            room: RoomId::general(),
+            sequence: Sequence(9),
+            position: Sequence(7),
+            author: author.parse().unwrap(),
+            author_name: Some("Ada".to_owned()),
+            client_message_id: None,
+            kind: MessageKind::Text,
+            text: "hi".to_owned(),
+            metadata: None,
+            reply_to: None,
+            created_at: Timestamp(1_700_000_000_000),
+            edited_at: None,
+            deleted_at: None,
+        }
+    }
+
+    #[test]
+    fn the_fields_of_system_b_come_first() {
+        let expected = format!(
+            r#"{{"id":"{ID}","userId":"u1","username":"Ada","content":"hi","timestamp":"2023-11-14T22:13:20.000Z","type":"text","roomId":"general","sequence":9,"position":7}}"#
+        );
+        assert_eq!(super::message(&message("u1")).get(), expected);
+        let member = Member { user: "u1".parse().unwrap(), name: "Ada".to_owned(), joined_at: Timestamp(0) };
+        let users = room_users(&RoomId::general(), [&member], Timestamp(1));
+        assert_eq!(
+            users.body.get(),
+            r#"[{"id":"u1","username":"Ada","isOnline":true,"lastSeen":"1970-01-01T00:00:00.001Z","joinedAt":"1970-01-01T00:00:00.000Z"}]"#
+        );
+        assert_eq!(connected("u1", "Ada").body.get(), r#"{"userId":"u1","username":"Ada"}"#);
+        assert_eq!(user_left(&RoomId::general(), &member.user).body.get(), r#""u1""#);
+        assert_eq!(error(Problem::Nameless).body.get(), r#""Please set your username first""#);
+        let typing = user_typing(&RoomId::general(), &member.user, "Ada", true);
+        assert_eq!(
+            typing.body.get(),
+            r#"{"userId":"u1","username":"Ada","isTyping":true,"roomId":"general"}"#
+        );
+    }
+
+    #[test]
+    fn only_rooms_that_system_b_does_not_know_are_named_beside_its_shapes() {
+        let user = "u1".parse().unwrap();
+        assert_eq!(user_left(&RoomId::general(), &user).room, None);
+        assert_eq!(user_left(&room("team"), &user).room, Some(room("team")));
+        assert_eq!(message_history(&room("team"), &[]).room, Some(room("team")));
+    }
+
+    #[test]
+    fn whoever_has_proved_nothing_is_shown_by_its_name_and_marked() {
+        let author = anonymous("bob").unwrap();
+        let shown: Value = serde_json::from_str(super::message(&message(author.as_str())).get()).unwrap();
+        assert_eq!((&shown["userId"], &shown["isAnonymous"]), (&json!("bob"), &json!(true)));
+        let shown: Value = serde_json::from_str(super::message(&message("bob")).get()).unwrap();
+        assert_eq!((&shown["userId"], shown.get("isAnonymous")), (&json!("bob"), None));
+        assert_eq!(anonymous(" "), None);
+        let unnamed = Message { author_name: None, ..message("bob") };
+        let shown: Value = serde_json::from_str(super::message(&unnamed).get()).unwrap();
+        assert_eq!(shown["username"], "bob");
+    }
+
+    #[test]
+    fn a_history_has_no_deleted_messages_and_an_event_says_what_became_of_one() {
+        let deleted = Message { deleted_at: Some(Timestamp(5)), text: String::new(), ..message("u1") };
+        assert_eq!(rows(&[deleted.clone(), message("u1")]).len(), 1);
+        let name = |is_new, is_deleted| {
+            said(super::message(&deleted), is_new, is_deleted).map(|telling| telling.name)
+        };
+        assert_eq!(name(true, false), Some("message"));
+        assert_eq!(name(false, false), Some("messageEdited"));
+        assert_eq!(name(false, true), Some("messageDeleted"));
+        assert_eq!(name(true, true), None, "it never was there");
+    }
+
+    #[test]
+    fn acknowledgements_say_what_was_done_or_why_not() {
+        let ack = |outcome| serde_json::from_str::<Value>(ack(&outcome).get()).unwrap();
+        assert_eq!(ack(Ok(Done::Typing)), json!({"ok": true}));
+        assert_eq!(ack(Ok(Done::Room(room("team")))), json!({"ok": true, "roomId": "team"}));
+        assert_eq!(ack(Ok(Done::Message(Box::new(message("u1")))))["message"]["id"], ID);
+        let history = Done::History { room: room("team"), through: Sequence(9), more: false };
+        assert_eq!(ack(Ok(history)), json!({"ok": true, "roomId": "team", "sequence": 9, "more": false}));
+        let named = Done::Named { user: "u1".parse().unwrap(), name: "Ada".to_owned() };
+        assert_eq!(ack(Ok(named)), json!({"ok": true, "userId": "u1", "username": "Ada"}));
+        let often = Problem::TooOften { retry_after: Duration::from_millis(5) };
+        assert_eq!(
+            ack(Err(often)),
+            json!({"ok": false, "error": "Too many messages", "code": "rate_limited", "retryAfterMs": 5})
+        );
+        assert_eq!(ack(Err(Refusal::NotAuthor.into()))["code"], "not_author");
+    }
+}

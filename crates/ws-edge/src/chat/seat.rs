@@ -6,12 +6,14 @@ use std::{
     mem::take,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
 use model::{Member, Message, MessageId, NewMessage, RoomId, RoomSign, SeatId, Sequence, UserId};
 use rpc::{HubError, notification::RoomPage};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -31,6 +33,9 @@ use crate::{
 
 /// Events of rooms that are passed on in one go when several wait.
 const BATCH_MAX: usize = 32;
+
+/// How long the past of a room may take before the client is told that it cannot be read yet.
+const PAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Requests that wait for the ones before them.
 const ASKED_MAX: usize = 32;
@@ -115,7 +120,7 @@ pub(crate) enum Read {
     History(RoomPage),
     After(Page<Message>),
     /// Not this time.
-    Failed(Away),
+    Failed,
     /// Who is there, and the version of it.
     People(Telling, u64),
 }
@@ -168,8 +173,8 @@ impl<R> Seat<R> {
             _ => {
                 let name = self.name.as_deref().unwrap_or(self.user.as_str());
                 self.out.push(Out::Tell(protocol::connected(self.user.as_str(), name)));
-                let (home, since) = (self.home.clone(), self.since.take());
-                if may_write { Ok(()) } else { self.follow(&home, since) }
+                let home = self.home.clone();
+                if may_write { Ok(()) } else { self.follow(&home, self.since) }
             }
         };
         self.out.extend(begun.err().map(Out::Trouble));
@@ -251,6 +256,7 @@ impl<R> Seat<R> {
 
     fn begin(&mut self) {
         while self.doing.is_none()
+            && self.asked.front().is_some_and(|(request, _)| !self.must_wait(request))
             && let Some((request, reply)) = self.asked.pop_front()
         {
             match self.begin_one(request) {
@@ -259,6 +265,24 @@ impl<R> Seat<R> {
                 Err(problem) => self.out.push(Out::Answer(reply, Err(problem))),
             }
         }
+    }
+
+    /// Whether the past of the room that it is about is still to be told: what somebody says right after joining would be
+    /// told as the past, and a history come before that of the joining.
+    fn must_wait(&self, request: &Request) -> bool {
+        let room = match request {
+            Request::Send(draft) => &draft.room,
+            Request::Edit { room, .. } | Request::Delete { room, .. } | Request::History { room, .. } => room,
+            Request::Name(_)
+            | Request::Join { .. }
+            | Request::Leave(_)
+            | Request::Typing { .. }
+            | Request::Since { .. }
+            | Request::Refresh(_) => return false,
+        };
+        let index = self.position(room.as_ref().unwrap_or(&self.home)).ok();
+        let followed = index.and_then(|index| self.rooms.get(index));
+        followed.is_some_and(|followed| followed.past != Past::Nothing && !followed.has_failed)
     }
 
     fn begin_one(&mut self, request: Request) -> Result<Begun, Problem> {
@@ -550,8 +574,7 @@ impl<R> Seat<R> {
                 let more = !page.is_last || followed.overtaken;
                 followed.past = if more { Past::After } else { Past::Nothing };
             }
-            Read::Failed(error) => {
-                tracing::warn!(%error, "read the past of a room");
+            Read::Failed => {
                 followed.has_failed = true;
                 trouble = Some(Problem::Failed(Failing::History));
             }
@@ -567,6 +590,7 @@ impl<R> Seat<R> {
         }
         self.out.extend(tellings.into_iter().map(Out::Tell).chain(trouble.map(Out::Trouble)));
         self.read_next();
+        self.begin();
     }
 }
 
@@ -599,9 +623,23 @@ impl Followed {
         }
         self.overtaken = false;
         Some(Box::pin(async move {
-            feed.begun().await;
             let read = || read_past(&edge, &room, past, told);
-            if is_patient { feed::patiently(read).await } else { read().await.unwrap_or_else(Read::Failed) }
+            if is_patient {
+                feed.begun().await;
+                return feed::patiently(read).await;
+            }
+            let first = async {
+                feed.begun().await;
+                read().await
+            };
+            match timeout(PAST_LIMIT, first).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "read the past of a room");
+                    Read::Failed
+                }
+                Err(_) => Read::Failed,
+            }
         }))
     }
 }

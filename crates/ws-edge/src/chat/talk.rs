@@ -2,7 +2,7 @@
 //! and who writes at the moment, which is kept nowhere.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -138,6 +138,11 @@ impl Talk {
         (protocol::room_users(&self.room, people, now), roster.version)
     }
 
+    /// Whether there are too many to be told of.
+    pub(super) fn is_crowd(&self) -> bool {
+        self.lock().is_crowd
+    }
+
     /// Takes in who is here by our own knowledge, and who is there by Redis's, which may be away: then it is as it was.
     /// Returns what followers are told of the difference.
     pub(super) fn renew(
@@ -173,9 +178,9 @@ impl Roster {
         let was_crowd = std::mem::replace(&mut self.is_crowd, is_crowd);
         let before = std::mem::replace(&mut self.people, people);
         if is_crowd {
-            let longest: Vec<UserId> =
-                self.in_order().into_iter().skip(PEOPLE_MAX).map(|member| member.user.clone()).collect();
-            self.people.retain(|user, _| !longest.contains(user));
+            let longest = self.in_order().into_iter().take(PEOPLE_MAX).map(|member| member.user.clone());
+            let longest: BTreeSet<UserId> = longest.collect();
+            self.people.retain(|user, _| longest.contains(user));
             return None;
         }
         let retold = self.people.len() <= PEOPLE_RETOLD_MAX;
@@ -226,4 +231,93 @@ pub(super) fn in_order(people: &BTreeMap<UserId, Member>) -> Vec<&Member> {
     let mut people: Vec<&Member> = people.values().collect();
     people.sort_by_key(|member| member.joined_at);
     people
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(user: &str, name: &str, at: i64) -> Member {
+        Member { user: user.parse().unwrap(), name: name.to_owned(), joined_at: Timestamp(at) }
+    }
+
+    fn written(members: Vec<Member>) -> Option<RoomMembers> {
+        Some(RoomMembers { members, all: true })
+    }
+
+    /// What followers are told: the events, and how many are in the list of who is there.
+    fn told(people: Option<People>) -> (Vec<&'static str>, Option<usize>) {
+        let Some(people) = people else { return (Vec::new(), None) };
+        let joined = people.joined.iter().map(|(_, telling)| telling.name);
+        let names = joined.chain(people.left.iter().map(|telling| telling.name)).collect();
+        let all = people
+            .all
+            .map(|telling| serde_json::from_str::<Vec<serde_json::Value>>(telling.body.get()).unwrap().len());
+        (names, all)
+    }
+
+    fn renew(
+        roster: &mut Roster,
+        here: Vec<Member>,
+        written: Option<RoomMembers>,
+    ) -> (Vec<&'static str>, Option<usize>) {
+        told(roster.renew(&RoomId::general(), here, written, Timestamp(0)))
+    }
+
+    #[test]
+    fn followers_are_told_the_difference_of_two_rosters() {
+        let mut roster = Roster::default();
+        let (ada, bob) = (member("a", "Ada", 1), member("b", "Bob", 2));
+        assert_eq!(renew(&mut roster, vec![], written(vec![ada.clone()])), (vec!["userJoined"], None));
+        assert_eq!(renew(&mut roster, vec![], written(vec![ada.clone()])), (vec![], None));
+        let both = vec![ada.clone(), bob.clone()];
+        assert_eq!(renew(&mut roster, vec![], written(both)), (vec!["userJoined"], None));
+        assert_eq!(renew(&mut roster, vec![], written(vec![bob.clone()])), (vec!["userLeft"], Some(1)));
+        // A new name is told by the list.
+        let robert = Member { name: "Robert".to_owned(), ..bob };
+        assert_eq!(renew(&mut roster, vec![], written(vec![robert])), (vec![], Some(1)));
+        assert_eq!(roster.version, 4);
+    }
+
+    #[test]
+    fn whoever_is_here_is_known_without_redis() {
+        let mut roster = Roster::default();
+        let (ada, bob) = (member("a", "Ada", 1), member("b", "Bob", 2));
+        assert_eq!(renew(&mut roster, vec![ada.clone()], None), (vec!["userJoined"], None));
+        let there = written(vec![ada.clone(), bob.clone()]);
+        assert_eq!(renew(&mut roster, vec![ada], there), (vec!["userJoined"], None));
+        // Redis is away: whoever was there still is, as far as is known.
+        assert_eq!(renew(&mut roster, vec![], None), (vec![], None));
+        assert_eq!(renew(&mut roster, vec![], written(vec![bob])), (vec!["userLeft"], Some(1)));
+    }
+
+    #[test]
+    fn a_user_with_two_seats_is_there_once_and_leaves_with_the_last() {
+        let mut roster = Roster::default();
+        let (first, second) = (member("a", "Ada", 1), member("a", "Ada, too", 2));
+        assert_eq!(renew(&mut roster, vec![second.clone()], None), (vec!["userJoined"], None));
+        assert_eq!(renew(&mut roster, vec![second.clone(), first], written(vec![])), (vec![], Some(1)));
+        assert_eq!(roster.in_order(), [&member("a", "Ada", 1)]);
+        assert_eq!(renew(&mut roster, vec![second], written(vec![])), (vec![], Some(1)));
+        assert_eq!(renew(&mut roster, vec![], written(vec![])), (vec!["userLeft"], Some(0)));
+    }
+
+    #[test]
+    fn of_a_crowd_nobody_is_told_who_comes_and_goes() {
+        let mut roster = Roster::default();
+        let some = |count: i64| (0..count).map(|index| member(&index.to_string(), "x", index));
+        let (joined, all) = renew(&mut roster, vec![], written(some(PEOPLE_MAX as i64).collect()));
+        assert_eq!((joined.len(), all), (PEOPLE_MAX, None));
+        let crowd = Some(RoomMembers { members: some(PEOPLE_MAX as i64).collect(), all: false });
+        assert_eq!(renew(&mut roster, vec![member("late", "x", 9_999)], crowd), (vec![], None));
+        assert_eq!(roster.in_order().len(), PEOPLE_MAX);
+        assert!(roster.in_order().iter().all(|member| member.user.as_str() != "late"));
+        // Once it is one no longer, everybody is told of anew.
+        assert_eq!(renew(&mut roster, vec![], written(some(3).collect())), (vec![], Some(3)));
+        // In a large room the list is not told each time.
+        renew(&mut roster, vec![], written(some(200).collect()));
+        assert_eq!(renew(&mut roster, vec![], written(some(199).collect())), (vec!["userLeft"], None));
+        let renamed = some(198).chain([member("198", "y", 198)]).collect();
+        assert_eq!(renew(&mut roster, vec![], written(renamed)), (vec!["userJoined"], None));
+    }
 }

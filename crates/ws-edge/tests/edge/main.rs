@@ -9,10 +9,14 @@
 )]
 
 mod client;
+mod guest;
+mod hub;
 mod stage;
 mod worker;
 
 mod bad_input;
+mod chat;
+mod chat_rest;
 mod drain;
 mod egress;
 mod follow;

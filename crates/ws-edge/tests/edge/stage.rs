@@ -73,6 +73,12 @@ impl Setup {
         setup.set("DATABASE_URL", url.expose())
     }
 
+    /// Where the stores are, for another service beside the edge.
+    pub fn stores(&self) -> Vec<(&'static str, String)> {
+        let names = ["DATABASE_URL", "REDIS_URL", "REDIS_PREFIX", "REDIS_WS_PREFIX"];
+        names.into_iter().filter_map(|name| Some((name, self.pairs.get(name)?.clone()))).collect()
+    }
+
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.pairs.insert(name.to_owned(), value.to_owned());
         self

@@ -71,7 +71,7 @@ async fn no_token_a_bad_one_and_an_expired_one_open_and_close_with_1008() {
             );
         }
     }
-    let plain = reqwest::get(format!("http://127.0.0.1:{port}/")).await.unwrap();
+    let plain = reqwest::get(format!("http://127.0.0.1:{port}/ws")).await.unwrap();
     assert_eq!((plain.status().as_u16(), plain.text().await.unwrap().as_str()), (426, "Upgrade Required"));
     assert_eq!(reqwest::get(stage.http("/ws")).await.unwrap().status(), 426);
     let stats = format!("http://{}/stats", stage.running.admin_address);
