@@ -122,7 +122,7 @@ fn render(folder: &Path, ports: Ports, edge_ports: &[u16], limit: HandshakeLimit
     let template = std::fs::read_to_string(template).expect("nginx/parley.conf.template");
     let file = |name: &str| folder.join(name).display().to_string();
     let edges = edge_ports.iter().fold(String::new(), |mut edges, port| {
-        let _infallible = write!(edges, "server 127.0.0.1:{port};");
+        let _infallible = write!(edges, "server 127.0.0.1:{port} max_fails=0;");
         edges
     });
     let values = [
