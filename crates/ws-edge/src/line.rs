@@ -15,6 +15,8 @@ mod events;
 
 use events::Events;
 
+pub(crate) use events::Encoded;
+
 /// One client's messages, in and out.
 #[expect(
     clippy::large_enum_variant,
@@ -56,9 +58,12 @@ impl Line {
                 socket.send_frames(&frames).await
             }
             Self::SocketIo(events) => {
-                let mut texts = first.texts().to_vec();
-                more.iter().for_each(|news| texts.extend_from_slice(news.texts()));
-                events.send(texts).await
+                for news in std::iter::once(first).chain(more) {
+                    for message in news.events() {
+                        events.tell(message).await?;
+                    }
+                }
+                Ok(())
             }
         }
     }

@@ -1,13 +1,13 @@
 //! Something that the followers of a user, a creator, a post or a feed are told, encoded once for all of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use fanout::Item;
 use model::{Sequence, Topic};
 use tungstenite::Utf8Bytes;
 
-use crate::{happenings::Happening, socket::frames, tab::protocol};
+use crate::{happenings::Happening, line::Encoded, socket::frames, tab::protocol};
 
 /// An event of a topic. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ struct Told {
     texts: Vec<Utf8Bytes>,
     /// The same as it stands on the wire of a WebSocket.
     frames: Bytes,
+    /// The same as events of Socket.IO.
+    events: OnceLock<Vec<Encoded>>,
 }
 
 impl News {
@@ -31,7 +33,8 @@ impl News {
         if let (Topic::User(user), Some(unread)) = (topic, happening.unread) {
             texts.push(protocol::unread_count(user, unread));
         }
-        let told = Told { topic: topic.clone(), sequence, frames: frames(&texts), texts };
+        let told =
+            Told { topic: topic.clone(), sequence, frames: frames(&texts), texts, events: OnceLock::new() };
         Self(Arc::new(told))
     }
 
@@ -46,6 +49,11 @@ impl News {
     /// What clients read.
     pub(crate) fn texts(&self) -> &[Utf8Bytes] {
         &self.0.texts
+    }
+
+    /// The same as events of Socket.IO.
+    pub(crate) fn events(&self) -> &[Encoded] {
+        self.0.events.get_or_init(|| self.0.texts.iter().filter_map(|text| Encoded::of(text)).collect())
     }
 
     /// The same as it stands on the wire of a WebSocket.

@@ -3,7 +3,7 @@
 
 use model::{FaultKind, RoomId};
 
-use super::{Connection, Flow, GO_ON, end_with};
+use super::{BAD_MESSAGES_MAX, Connection, Flow, GO_ON, end_with};
 use crate::{
     chat::{
         chatter::Chatter,
@@ -11,6 +11,7 @@ use crate::{
         seat::{Out, Seat, Turn},
     },
     close::Close,
+    metrics::Refused,
     protocol::{self, Chat},
 };
 
@@ -57,9 +58,9 @@ impl Connection {
                 seat.ask(request, id);
             }
             Err(problem) => {
-                self.edge.tally.refused(crate::metrics::Refused::Invalid);
+                self.edge.tally.refused(Refused::Invalid);
                 self.bad += 1;
-                if self.bad > super::BAD_MESSAGES_MAX {
+                if self.bad > BAD_MESSAGES_MAX {
                     return end_with(
                         Close::Policy,
                         protocol::error(FaultKind::Caller, &problem.text(), None),

@@ -2,6 +2,8 @@
 //! message. In: the event's name becomes the `type` of its argument, an object or nothing; `audio` with a binary argument
 //! is a binary message. Each is acknowledged once it was dealt with.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use tungstenite::Utf8Bytes;
@@ -17,6 +19,27 @@ const AUDIO: &str = "audio";
 
 /// The event of a message that names its type itself: what `socket.send()` makes.
 const MESSAGE: &str = "message";
+
+/// A message as an event.
+pub(crate) struct Encoded {
+    name: String,
+    /// Its one argument.
+    body: Box<RawValue>,
+}
+
+impl Encoded {
+    /// A message of a WebSocket; `None` if it is no JSON, which none of ours is.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Message<'a> {
+            #[serde(borrow, default)]
+            r#type: Cow<'a, str>,
+        }
+        let Message { r#type } = serde_json::from_str(text).ok()?;
+        let name = if r#type.is_empty() { MESSAGE.to_owned() } else { r#type.into_owned() };
+        Some(Self { name, body: RawValue::from_string(text.to_owned()).ok()? })
+    }
+}
 
 /// A namespace of Socket.IO, for one client.
 pub(crate) struct Events {
@@ -78,29 +101,18 @@ impl Events {
     }
 
     pub(super) async fn send(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Result<(), Unsent> {
-        for text in texts {
-            self.tell(&text).await?;
+        for message in texts.into_iter().filter_map(|text| Encoded::of(&text)) {
+            self.tell(&message).await?;
         }
         Ok(())
     }
 
-    async fn tell(&mut self, text: &str) -> Result<(), Unsent> {
-        #[derive(Deserialize)]
-        struct Message<'a> {
-            #[serde(borrow, default)]
-            r#type: std::borrow::Cow<'a, str>,
+    /// Sends what is an event already.
+    pub(super) async fn tell(&mut self, message: &Encoded) -> Result<(), Unsent> {
+        if message.name == "error" && self.reply.is_some() {
+            self.wrong = wrong(message.body.get());
         }
-        // Whatever is sent on a WebSocket is JSON.
-        let (Ok(Message { r#type }), Ok(body)) =
-            (serde_json::from_str(text), serde_json::from_str::<&RawValue>(text))
-        else {
-            return Ok(());
-        };
-        if r#type == "error" && self.reply.is_some() {
-            self.wrong = wrong(text);
-        }
-        let name = if r#type.is_empty() { MESSAGE } else { &r#type };
-        self.visitor.emit(name, body).await
+        self.visitor.emit(&message.name, &*message.body).await
     }
 
     pub(super) fn ping(&mut self) -> Result<(), Unsent> {
@@ -109,7 +121,7 @@ impl Events {
     }
 
     pub(super) async fn close(mut self, last: Option<Utf8Bytes>, close: Close) {
-        if let Some(last) = last {
+        if let Some(last) = last.and_then(|last| Encoded::of(&last)) {
             let _ = self.tell(&last).await;
         }
         self.acknowledge();

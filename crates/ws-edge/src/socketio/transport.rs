@@ -265,7 +265,8 @@ impl Drop for Upgrade {
 impl Wire {
     fn new(upgraded: Upgraded, cut: &CancellationToken, write_limit: Duration) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-        let (stream, early) = (parts.io.into_inner(), parts.read_buf);
+        // A copy: as it is, it keeps the buffer in which the request was read.
+        let (stream, early) = (parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf));
         let cut = Box::pin(cut.clone().cancelled_owned());
         Some(Self { stream, early, cut, is_cut: false, write_limit, stuck: None, _upgrade: None })
     }
