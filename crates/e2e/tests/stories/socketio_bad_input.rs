@@ -1,8 +1,6 @@
 //! What no library of Socket.IO sends. Each has a clear answer or a clean end, and whoever is beside it notices nothing.
 
-use e2e::{
-    Frame, Library, POLLING, Peer, Plan, RawSocket, Stack, UPGRADE, User, WEBSOCKET, resident_mib, sound,
-};
+use e2e::{Frame, Library, Peer, Plan, RawSocket, Stack, UPGRADE, User, WEBSOCKET, resident_mib, sound};
 use reqwest::{Body, Client, StatusCode};
 use serde_json::{Value, json};
 use testkit::{PATIENCE, eventually};
