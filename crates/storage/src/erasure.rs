@@ -57,8 +57,8 @@ struct Erasure {
     holds: &'static [&'static str],
     /// Removes, and answers one row of counts.
     remove: &'static str,
-    /// Removes what the rest hung on.
-    last: Option<&'static str>,
+    /// Remove what the rest hung on, and what was added to it meanwhile.
+    last: &'static [&'static str],
 }
 
 /// How often an erasure is tried that others stand in the way of.
@@ -112,7 +112,12 @@ const DELETE_SESSION: Erasure = Erasure {
               (SELECT count(*) FROM announcements_gone) AS announcements,
               (SELECT count(*) FROM deliveries_gone) AS deliveries,
               (SELECT count(*) FROM usage_kept) AS usage_without_names",
-    last: Some("DELETE FROM sessions WHERE slug = $1"),
+    last: &[
+        // Takes with it what was stored since the rows above were chosen, and lets nothing more be stored.
+        "DELETE FROM sessions WHERE slug = $1",
+        // So this is the last of what was announced of it.
+        "DELETE FROM outbox WHERE topic = 'session:' || $1::text",
+    ],
 };
 
 // `mine` is who the person was in which session, `said` every utterance that is or once was the person's. A stream in
@@ -213,7 +218,7 @@ const ERASE_USER: Erasure = Erasure {
               (SELECT count(*) FROM topics_gone) AS topics,
               (SELECT count(*) FROM announcements_gone) AS announcements,
               (SELECT count(*) FROM answers_kept) AS remembered_answers_without_names",
-    last: None,
+    last: &[],
 };
 
 impl Storage {
@@ -271,10 +276,10 @@ impl Storage {
                     holds.push(object.prepare_cached(hold).await?);
                 }
                 let remove = object.prepare_cached(erasure.remove).await?;
-                let last = match erasure.last {
-                    Some(last) => Some(object.prepare_cached(last).await?),
-                    None => None,
-                };
+                let mut last = Vec::with_capacity(erasure.last.len());
+                for statement in erasure.last {
+                    last.push(object.prepare_cached(statement).await?);
+                }
                 let (begun, held, rows, emptied, ended) = join5(
                     object.batch_execute(&begin),
                     join_all(holds.iter().map(|hold| object.query(hold, &named))),
