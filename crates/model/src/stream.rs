@@ -34,19 +34,25 @@ impl StreamState {
 pub enum EngineName {
     /// Embedded: Moonshine.
     Moonshine,
+    /// Embedded: Whisper through CTranslate2.
+    Whisper,
     /// Gladia v2 live.
     Gladia,
+    /// A server with OpenAI's `/v1/audio/transcriptions`.
+    OpenAi,
 }
 
 impl EngineName {
     /// Every engine, for metrics that start at zero.
-    pub const ALL: [Self; 2] = [Self::Moonshine, Self::Gladia];
+    pub const ALL: [Self; 4] = [Self::Moonshine, Self::Whisper, Self::Gladia, Self::OpenAi];
 
     /// Its name in messages, rows and metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Moonshine => "moonshine",
+            Self::Whisper => "whisper",
             Self::Gladia => "gladia",
+            Self::OpenAi => "openai",
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod notification;
 mod notification_client;
+pub mod recognition;
 pub mod session;
 mod uplink;
 mod window;

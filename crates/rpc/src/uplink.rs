@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use crate::{
     AUDIO_SAMPLES_MAX, MESSAGES_WAITING_MAX, WINDOW, Workers,
     window::Window,
-    wire::{self, Finalize, Request, Response, Source, Stop, TranscribeRequest, TranscribeResponse},
+    wire::{self, Finalize, Request, Response, Source, Speak, Stop, TranscribeRequest, TranscribeResponse},
     workers::{Pick, Worker},
 };
 
@@ -62,6 +62,8 @@ pub enum UplinkEvent {
     },
     /// So many finals were taken for hallucinations and dropped since this was last told.
     Filtered(u32),
+    /// What was asked for in mid-stream cannot be had; the text is for the user, and the stream goes on as it was.
+    Unserved(String),
     /// Audio was given up.
     Gap {
         /// First sample that is lost.
@@ -93,6 +95,9 @@ pub enum UplinkError {
     /// The user or the session has as many active streams as it may. The text is for the user.
     #[error("{0}")]
     LimitReached(String),
+    /// Nobody serves the language; the text says who is served, for the user.
+    #[error("{0}")]
+    Unserved(String),
     /// A worker refused it for good. The text is the worker's, for logs.
     #[error("the transcription worker refused the stream")]
     Refused {
@@ -112,7 +117,7 @@ impl UplinkError {
         match self {
             Self::Busy { .. } => FaultKind::Overloaded,
             Self::Unreachable | Self::Stopping => FaultKind::Dependency,
-            Self::TakenOver => FaultKind::Caller,
+            Self::TakenOver | Self::Unserved(_) => FaultKind::Caller,
             Self::LimitReached(_) => FaultKind::LimitReached,
             Self::Refused { fault, .. } => *fault,
         }
@@ -123,7 +128,7 @@ impl UplinkError {
         match self {
             Self::Busy { retry_after } => Some(*retry_after),
             Self::Unreachable | Self::Stopping => Some(BACK_OFF.1),
-            Self::TakenOver | Self::LimitReached(_) | Self::Refused { .. } => None,
+            Self::TakenOver | Self::LimitReached(_) | Self::Unserved(_) | Self::Refused { .. } => None,
         }
     }
 }
@@ -138,6 +143,7 @@ enum Command {
     Audio(Vec<i16>),
     GoOnAt(Samples),
     Finalize,
+    Speak(String),
     Stop,
 }
 
@@ -178,6 +184,7 @@ impl AudioUplink {
             news: news.clone(),
             window: Window::new(first, WINDOW),
             finalize_at: None,
+            speak_at: None,
             stopped: None,
             state: None,
         };
@@ -221,6 +228,14 @@ impl AudioUplink {
     /// The stream has ended.
     pub async fn finalize(&self) -> Result<(), UplinkClosed> {
         self.command(Command::Finalize).await
+    }
+
+    /// From here on another language (BCP 47 or `auto`) is spoken. [`UplinkEvent::Unserved`] follows when nobody serves it.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub async fn speak(&self, language: String) -> Result<(), UplinkClosed> {
+        self.command(Command::Speak(language)).await
     }
 
     /// No more audio. [`UplinkEvent::Ended`] follows when everything is stored.
@@ -270,6 +285,7 @@ struct Board {
     gap: Option<(Samples, Samples)>,
     engine: Option<(Option<EngineName>, Option<Fallback>)>,
     filtered: u32,
+    unserved: Option<String>,
     outcome: Option<UplinkEvent>,
     over: bool,
 }
@@ -298,6 +314,10 @@ impl News {
 
     fn engine(&self, engine: Option<EngineName>, fallback: Option<Fallback>) {
         self.post(|board| board.engine = Some((engine, fallback)));
+    }
+
+    fn unserved(&self, message: String) {
+        self.post(|board| board.unserved = Some(message));
     }
 
     fn filtered(&self, count: u32) {
@@ -332,6 +352,7 @@ impl News {
             0 => None,
             count => Some(UplinkEvent::Filtered(count)),
         });
+        let event = event.or_else(|| board.unserved.take().map(UplinkEvent::Unserved));
         let event = event.or_else(|| board.gap.take().map(|(start, end)| UplinkEvent::Gap { start, end }));
         let event = event.or_else(|| board.outcome.take());
         (event, board.over)
@@ -359,6 +380,8 @@ struct Driver {
     window: Window,
     /// The utterance that is open at this position is to be ended there.
     finalize_at: Option<Samples>,
+    /// Another language is to be told at this position.
+    speak_at: Option<Samples>,
     /// Since when no more audio comes.
     stopped: Option<Instant>,
     /// The state that was last told.
@@ -468,6 +491,10 @@ impl Driver {
                 self.make_room();
             }
             Some(Command::Finalize) => self.finalize_at = Some(self.window.end()),
+            Some(Command::Speak(language)) => {
+                self.source.language = Some(language);
+                self.speak_at = Some(self.window.end());
+            }
             Some(Command::Stop) | None => self.stopped = Some(Instant::now()),
         }
     }
@@ -540,7 +567,8 @@ impl Driver {
             self.window.pass_silence();
             let unsent = self.window.sent() < self.window.end();
             let finalize_due = self.finalize_at.is_some_and(|at| at <= self.window.sent());
-            let stop_due = self.stopped.is_some() && !unsent && !finalize_due && !stop_sent;
+            let speak_due = self.speak_at.is_some_and(|at| at <= self.window.sent());
+            let stop_due = self.stopped.is_some() && !unsent && !finalize_due && !speak_due && !stop_sent;
             let outstanding = self.window.start() < self.window.sent() || stop_sent;
             let wants = self.wants_commands();
             tokio::select! {
@@ -562,6 +590,9 @@ impl Driver {
                             let (engine, fallback) = wire::from_hearing(hearing);
                             self.news.engine(engine, fallback);
                         }
+                        Ok(Some(TranscribeResponse { message: Some(Response::Unserved(unserved)) })) => {
+                            self.news.unserved(unserved.message);
+                        }
                         Ok(Some(TranscribeResponse { message: Some(Response::Ended(ended)) })) if stop_sent => {
                             self.news.acknowledged(self.window.end());
                             return Call::Ended(Samples(ended.samples));
@@ -572,7 +603,7 @@ impl Driver {
                         Err(status) => return lost(&status, true),
                     }
                 }
-                permit = up.reserve(), if unsent || finalize_due || stop_due => {
+                permit = up.reserve(), if unsent || finalize_due || speak_due || stop_due => {
                     let Ok(permit) = permit else { return reason(&mut down).await };
                     if !outstanding {
                         // Nothing was asked of the worker until now, so its silence meant nothing.
@@ -581,6 +612,10 @@ impl Driver {
                     if finalize_due {
                         self.finalize_at = None;
                         permit.send(TranscribeRequest { message: Some(Request::Finalize(Finalize {})) });
+                    } else if speak_due {
+                        self.speak_at = None;
+                        let language = self.source.language.clone().unwrap_or_default();
+                        permit.send(TranscribeRequest { message: Some(Request::Speak(Speak { language })) });
                     } else if let Some((start, samples)) = self.window.next_unsent() {
                         permit.send(wire::to_audio(start, samples));
                     } else {
@@ -611,6 +646,7 @@ fn lost(status: &Status, opened: bool) -> Call {
     match status.code() {
         Code::ResourceExhausted => Call::Busy(wire::retry_after(status).unwrap_or(BACK_OFF.1)),
         Code::Aborted => Call::Over(UplinkError::TakenOver),
+        Code::OutOfRange => Call::Over(UplinkError::Unserved(status.message().to_owned())),
         Code::FailedPrecondition => Call::Over(UplinkError::LimitReached(status.message().to_owned())),
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
             tracing::error!(code = ?status.code(), detail = status.message(), "the worker refused a stream");

@@ -22,14 +22,16 @@ mod generated {
 }
 
 pub use generated::{
-    Acknowledged, Audio, Ended, Finalize, Hearing, Open, Opened, Stop, TranscribeRequest, TranscribeResponse,
-    transcribe_request::Message as Request, transcribe_response::Message as Response,
-    transcription_client::TranscriptionClient, transcription_server::Transcription,
-    transcription_server::TranscriptionServer,
+    Acknowledged, Audio, Begin, Done, Ended, Finalize, Hearing, Open, Opened, RecognizeRequest,
+    RecognizeResponse, Segment, Speak, Stop, Task, TranscribeRequest, TranscribeResponse, TranslateRequest,
+    TranslateResponse, Unserved, Word, recognize_request::Message as RecognizeIn,
+    recognize_response::Message as RecognizeOut, transcribe_request::Message as Request,
+    transcribe_response::Message as Response, transcription_client::TranscriptionClient,
+    transcription_server::Transcription, transcription_server::TranscriptionServer,
 };
 
 /// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends room for 35).
-const LANGUAGE_BYTES_MAX: usize = 35;
+pub const LANGUAGE_BYTES_MAX: usize = 35;
 
 /// Longest display name, in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -146,12 +148,8 @@ impl Source {
         if open.name.len() > NAME_BYTES_MAX {
             return Err(WireError::field("name", format!("at most {NAME_BYTES_MAX} bytes")));
         }
-        if open.language.len() > LANGUAGE_BYTES_MAX {
-            return Err(WireError::field("language", format!("at most {LANGUAGE_BYTES_MAX} bytes")));
-        }
-        if open.endpointing_ms != 0 && !ENDPOINTING_MS.contains(&open.endpointing_ms) {
-            return Err(WireError::field("endpointing_ms", format!("0 or {ENDPOINTING_MS:?}")));
-        }
+        check_language(&open.language)?;
+        check_endpointing(open.endpointing_ms)?;
         let user = match open.user_id.as_str() {
             "" => None,
             user => Some(user.parse().map_err(|e| WireError::field("user_id", e))?),
@@ -169,6 +167,24 @@ impl Source {
         };
         Ok((source, Samples(open.first_sample)))
     }
+}
+
+/// Whether a language tag is one that may be asked for.
+///
+/// # Errors
+/// It is longer than [`LANGUAGE_BYTES_MAX`].
+pub fn check_language(language: &str) -> Result<(), WireError> {
+    if language.len() > LANGUAGE_BYTES_MAX {
+        return Err(WireError::field("language", format!("at most {LANGUAGE_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_endpointing(millis: u32) -> Result<(), WireError> {
+    if millis != 0 && !ENDPOINTING_MS.contains(&millis) {
+        return Err(WireError::field("endpointing_ms", format!("0 or {ENDPOINTING_MS:?}")));
+    }
+    Ok(())
 }
 
 /// What a worker tells of the engine that understands a stream.

@@ -19,8 +19,9 @@ use model::{Samples, Speaker, StreamId, StreamState, Timestamp};
 use rpc::{
     AudioUplink, Source, UplinkError, UplinkEvent, UplinkEvents, WINDOW, WhenFull, Workers, WorkersSettings,
     wire::{
-        Acknowledged, Ended, Opened, Request as Incoming, Response as Outgoing, TranscribeRequest,
-        TranscribeResponse, Transcription, TranscriptionServer, busy, from_audio,
+        Acknowledged, Ended, Opened, RecognizeRequest, RecognizeResponse, Request as Incoming,
+        Response as Outgoing, TranscribeRequest, TranscribeResponse, Transcription, TranscriptionServer,
+        TranslateRequest, TranslateResponse, busy, from_audio,
     },
 };
 use tokio::sync::{Notify, mpsc};
@@ -103,14 +104,26 @@ async fn play(
                 say(&answers, Outgoing::Ended(Ended { samples })).await;
                 return;
             }
-            Incoming::Open(_) | Incoming::Finalize(_) => {}
+            Incoming::Open(_) | Incoming::Finalize(_) | Incoming::Speak(_) => {}
         }
     }
 }
 
 #[tonic::async_trait]
 impl Transcription for Script {
+    type RecognizeStream = std::pin::Pin<Box<dyn Stream<Item = Result<RecognizeResponse, Status>> + Send>>;
     type TranscribeStream = std::pin::Pin<Box<dyn Stream<Item = Result<TranscribeResponse, Status>> + Send>>;
+
+    async fn recognize(
+        &self,
+        _: Request<Streaming<RecognizeRequest>>,
+    ) -> Result<Response<Self::RecognizeStream>, Status> {
+        Err(Status::unimplemented("a script plays streams"))
+    }
+
+    async fn translate(&self, _: Request<TranslateRequest>) -> Result<Response<TranslateResponse>, Status> {
+        Err(Status::unimplemented("a script plays streams"))
+    }
 
     async fn transcribe(
         &self,

@@ -388,7 +388,7 @@ impl Source<'_> {
                 });
                 Ok(())
             }
-            Some(UplinkEvent::Filtered(_)) => Ok(()),
+            Some(UplinkEvent::Filtered(_) | UplinkEvent::Unserved(_)) => Ok(()),
             Some(UplinkEvent::Gap { start, end }) => {
                 metrics::lost(end - start);
                 tracing::warn!(stream = %self.desk.stream, %start, %end, "audio was given up: no worker took it in time");
@@ -450,7 +450,8 @@ impl Source<'_> {
                     UplinkEvent::State(_)
                     | UplinkEvent::Acknowledged(_)
                     | UplinkEvent::Engine { .. }
-                    | UplinkEvent::Filtered(_) => {}
+                    | UplinkEvent::Filtered(_)
+                    | UplinkEvent::Unserved(_) => {}
                 }
             }
             if self.away_until.is_none() {

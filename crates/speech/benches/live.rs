@@ -169,7 +169,7 @@ impl Sums {
             while at > from + 4_000 {
                 let sound: Vec<f32> =
                     pcm[from..at].iter().map(|&sample| f32::from(sample) / 32_768.0).collect();
-                let heard = recognizer.recognize(&sound).unwrap().text();
+                let heard = recognizer.recognize(&sound, &speech::Wanted::default()).unwrap().text();
                 let heard: Vec<String> =
                     heard.split_whitespace().map(|word| normalise(word).join(" ")).collect();
                 let same = heard.iter().zip(&said).take_while(|(a, b)| a == b).count();

@@ -146,7 +146,7 @@ mod tests {
             Some(unsure) => HypothesisWord { text: unsure.to_owned(), logprob: -1.0 },
             None => HypothesisWord { text: word.to_owned(), logprob: 0.0 },
         });
-        Hypothesis { words: words.collect(), tokens: Vec::new() }
+        Hypothesis { words: words.collect(), ..Hypothesis::default() }
     }
 
     fn check(hypotheses: &[(&str, bool)], expected: &[(&str, u32)]) {

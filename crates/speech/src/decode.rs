@@ -9,7 +9,7 @@ use std::{
 
 use model::Samples;
 
-use crate::Hypothesis;
+use crate::{Hypothesis, Wanted};
 
 /// Names one [`Decode`] of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub enum DecodeKind {
     Final,
     /// The text so far of an open one; may be dropped.
     Partial,
+    /// The text of a finished utterance of a recording: nobody waits for it as they do for who speaks now. Never dropped.
+    Recording,
 }
 
 impl DecodeKind {
@@ -30,6 +32,7 @@ impl DecodeKind {
         match self {
             Self::Final => "final",
             Self::Partial => "partial",
+            Self::Recording => "recording",
         }
     }
 }
@@ -40,6 +43,8 @@ pub struct Decode {
     pub ticket: Ticket,
     /// 16 kHz mono, -1 to 1.
     pub pcm: Vec<f32>,
+    /// What is to be made of it.
+    pub wanted: Wanted,
     /// What was made of the same utterance when less of it had been heard.
     pub earlier: Option<Hypothesis>,
     /// When the listener asked.
@@ -74,7 +79,8 @@ impl fmt::Debug for Decode {
 
 const PARTIAL: u8 = 0;
 const FINAL: u8 = 1;
-const SUPERSEDED: u8 = 2;
+const RECORDING: u8 = 2;
+const SUPERSEDED: u8 = 3;
 
 /// Shared by the listener that asked and the pool that decodes: the listener may change its mind while the
 /// decode waits.
@@ -83,11 +89,20 @@ pub struct Standing(Arc<AtomicU8>);
 
 impl Standing {
     pub fn new(kind: DecodeKind) -> Self {
-        Self(Arc::new(AtomicU8::new(if kind == DecodeKind::Final { FINAL } else { PARTIAL })))
+        let standing = match kind {
+            DecodeKind::Final => FINAL,
+            DecodeKind::Partial => PARTIAL,
+            DecodeKind::Recording => RECORDING,
+        };
+        Self(Arc::new(AtomicU8::new(standing)))
     }
 
     pub fn kind(&self) -> DecodeKind {
-        if self.0.load(Ordering::Relaxed) == FINAL { DecodeKind::Final } else { DecodeKind::Partial }
+        match self.0.load(Ordering::Relaxed) {
+            FINAL => DecodeKind::Final,
+            RECORDING => DecodeKind::Recording,
+            _ => DecodeKind::Partial,
+        }
     }
 
     /// The partial covers exactly what turned out to be the whole utterance.

@@ -14,6 +14,34 @@ pub struct HypothesisWord {
     pub logprob: f32,
 }
 
+/// What is made of an utterance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// Its words, in the language that they were said in.
+    #[default]
+    Transcribe,
+    /// Its meaning, in English.
+    Translate,
+}
+
+/// What a recognizer is to know before it hears an utterance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The language that is spoken: the primary subtag of BCP 47, in lower case. `None`: the recognizer finds out.
+    pub language: Option<String>,
+    /// What to make of it.
+    pub task: Task,
+}
+
+/// A language that a recognizer has found out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Detected {
+    /// The primary subtag of BCP 47, in lower case.
+    pub language: String,
+    /// How sure it is: 0 to 1.
+    pub probability: f32,
+}
+
 /// What a recognizer makes of an utterance.
 #[derive(Clone, Default, PartialEq)]
 pub struct Hypothesis {
@@ -22,6 +50,10 @@ pub struct Hypothesis {
     /// The recognizer's own tokens, for it to start from when it hears the same utterance again, longer.
     /// Meaningless to others, and empty when the recognizer has no use for them.
     pub tokens: Vec<u32>,
+    /// Where each word lies, in samples of what was heard; empty when the recognizer does not tell.
+    pub spans: Vec<(usize, usize)>,
+    /// The language, when the recognizer had to find out.
+    pub detected: Option<Detected>,
 }
 
 impl Hypothesis {
@@ -29,6 +61,12 @@ impl Hypothesis {
     pub fn text(&self) -> String {
         let words: Vec<&str> = self.words.iter().map(|word| word.text.as_str()).collect();
         words.join(" ")
+    }
+
+    /// Mean natural logarithm of the probabilities of its tokens, word by word; 0 when there are none.
+    pub fn logprob(&self) -> f32 {
+        let sum: f32 = self.words.iter().map(|word| word.logprob).sum();
+        sum / self.words.len().max(1) as f32
     }
 }
 
@@ -50,13 +88,25 @@ impl fmt::Debug for Hypothesis {
 pub trait Recognizer: Send {
     /// Recognizes one utterance: 16 kHz mono, -1 to 1, at most [`UTTERANCE_SAMPLES_MAX`] samples. The same
     /// samples always give the same words.
-    fn recognize(&mut self, pcm: &[f32]) -> Result<Hypothesis, SpeechError>;
+    fn recognize(&mut self, pcm: &[f32], wanted: &Wanted) -> Result<Hypothesis, SpeechError>;
 
     /// Nearly always the same words as [`Recognizer::recognize`] gives, but sooner, by way of what was made of a
     /// shorter stretch of the same utterance. Good enough for partials; finals are recognized from nothing.
-    fn recognize_again(&mut self, pcm: &[f32], earlier: &Hypothesis) -> Result<Hypothesis, SpeechError> {
+    fn recognize_again(
+        &mut self,
+        pcm: &[f32],
+        wanted: &Wanted,
+        earlier: &Hypothesis,
+    ) -> Result<Hypothesis, SpeechError> {
         let _ = earlier;
-        self.recognize(pcm)
+        self.recognize(pcm, wanted)
+    }
+
+    /// Which language is spoken. At most [`UTTERANCE_SAMPLES_MAX`] samples; several seconds of speech make it sure.
+    /// `None` when the recognizer knows one language only, or nobody speaks.
+    fn detect(&mut self, pcm: &[f32]) -> Result<Option<Detected>, SpeechError> {
+        let _ = pcm;
+        Ok(None)
     }
 }
 

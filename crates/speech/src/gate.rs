@@ -42,7 +42,6 @@ pub fn plausible(hypothesis: &Hypothesis, sound: &Sound, frames: usize) -> bool 
     if !spelled || voiced_frames < VOICED_FRAMES_MIN {
         return false;
     }
-    let logprob = hypothesis.words.iter().map(|word| word.logprob).sum::<f32>() / count as f32;
     let clear =
         voiced(sound, frames).filter(|voice| *voice >= CLEAR_VOICE).count() as f32 / voiced_frames as f32;
     let least = if voiced_frames > count * VOICED_FRAMES_PER_WORD_MAX {
@@ -56,7 +55,7 @@ pub fn plausible(hypothesis: &Hypothesis, sound: &Sound, frames: usize) -> bool 
     } else {
         PHRASE_LOGPROB_MIN
     };
-    logprob >= least
+    hypothesis.logprob() >= least
 }
 
 fn voiced(sound: &Sound, frames: usize) -> impl Iterator<Item = f32> {
@@ -80,7 +79,7 @@ mod tests {
         }
         let words =
             text.split_whitespace().map(|word| HypothesisWord { text: word.to_owned(), logprob }).collect();
-        let hypothesis = Hypothesis { words, tokens: Vec::new() };
+        let hypothesis = Hypothesis { words, ..Hypothesis::default() };
         assert_eq!(plausible(&hypothesis, &sound, frames), expected, "{text}");
     }
 

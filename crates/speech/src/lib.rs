@@ -22,6 +22,7 @@ mod pool;
 
 mod engine;
 mod files;
+mod languages;
 mod moonshine;
 mod runtime;
 mod tokenizer;
@@ -31,11 +32,14 @@ mod gladia;
 mod meters;
 
 pub use decode::{Decode, DecodeKind, Ticket};
-pub use engine::{Hypothesis, HypothesisWord, Recognizer, SpeechError, UTTERANCE_SAMPLES_MAX};
+pub use engine::{
+    Detected, Hypothesis, HypothesisWord, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, Wanted,
+};
 pub use files::{ModelFiles, ModelMissing};
 pub use gladia::{
     Gladia, GladiaError, GladiaEvent, GladiaLimits, GladiaSession, GladiaSettings, GladiaTrouble, Unsettled,
 };
+pub use languages::WHISPER_LANGUAGES;
 pub use listener::{Listener, ListenerSettings, Spoken};
 pub use meters::describe;
 pub use moonshine::Moonshine;

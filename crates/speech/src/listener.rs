@@ -7,7 +7,7 @@ use std::{
 use model::{Samples, Word};
 
 use crate::{
-    Hypothesis, SpeechError,
+    Detected, Hypothesis, SpeechError, Task, Wanted,
     agreement::{Agreement, Shown},
     decode::{Decode, DecodeKind, Standing, Ticket},
     gate, meters,
@@ -62,6 +62,15 @@ const CHANGE_FRAMES_MIN: usize = 19;
 /// Less silence than this lies inside words.
 const ENDPOINTING_MIN: Duration = Duration::from_millis(100);
 
+/// So sure a recognizer must be of the language that it has found out: of a short utterance,
+const DETECTED_MIN: f32 = 0.8;
+
+/// and of one that is no shorter than [`DETECT_FRAMES`]. The same guess twice in a row will do as well.
+const DETECTED_LONG_MIN: f32 = 0.5;
+
+/// 3 s.
+const DETECT_FRAMES: usize = 187;
+
 /// How often a final is tried when the engine fails.
 const FINAL_TRIES_MAX: u8 = 3;
 
@@ -70,30 +79,39 @@ const FINAL_TRIES_MAX: u8 = 3;
 pub struct ListenerSettings {
     /// Silence that ends an utterance; at least 100 ms.
     pub endpointing: Duration,
-    /// Whether partials are wanted.
-    pub partials: bool,
-    /// Sound between two partials of an utterance, when there is no load.
-    pub partial_interval: Duration,
+    /// Sound between two partials of an utterance, when there is no load; `None` when none are wanted.
+    pub partial_interval: Option<Duration>,
     /// The position in the stream of the first sample this listener hears.
     pub first: Samples,
     /// The number of the first utterance with words.
     pub next_number: u32,
+    /// The language that is spoken, as in [`Wanted`](crate::Wanted); `None`: the recognizer finds out.
+    pub language: Option<String>,
+    /// What to make of it.
+    pub task: Task,
+    /// Finals are decoded anew, by another recognizer than partials.
+    pub second_pass: bool,
+    /// Nobody waits for the next word: decodes come after those of whoever speaks now.
+    pub recording: bool,
 }
 
 impl Default for ListenerSettings {
     fn default() -> Self {
         Self {
             endpointing: Duration::from_millis(500),
-            partials: true,
-            partial_interval: Duration::from_millis(500),
+            partial_interval: Some(Duration::from_millis(500)),
             first: Samples(0),
             next_number: 1,
+            language: None,
+            task: Task::Transcribe,
+            second_pass: false,
+            recording: false,
         }
     }
 }
 
 /// What a listener has to say once a decode came back.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Spoken {
     /// The text so far of the open utterance; replaces the one before. Empty when what was shown turned out to
     /// be no speech: the utterance is over then, and its number is used again.
@@ -123,6 +141,8 @@ pub enum Spoken {
         words: Vec<Word>,
         /// Language (BCP 47), when the engine tells.
         language: Option<String>,
+        /// Mean natural logarithm of the probabilities of its tokens: 0 is certain.
+        logprob: f32,
         /// Where speech begins.
         start: Samples,
         /// Where the utterance ends; the next one begins here or later.
@@ -189,6 +209,8 @@ pub struct Listener {
     next_ticket: u64,
     /// Moving average of how long answers take.
     turnaround: Duration,
+    wanted: Wanted,
+    detected: Option<Detected>,
 }
 
 /// A decode under way.
@@ -245,6 +267,8 @@ impl Listener {
             next_number: settings.next_number,
             next_ticket: 0,
             turnaround: Duration::ZERO,
+            wanted: Wanted { language: settings.language.clone(), task: settings.task },
+            detected: None,
             settings,
         }
     }
@@ -284,6 +308,29 @@ impl Listener {
         }
     }
 
+    /// From here on another language is spoken; `None`: the recognizer finds out. The open utterance ends here.
+    pub fn speak(&mut self, language: Option<String>) {
+        self.finalize();
+        self.detected = None;
+        self.wanted.language = language;
+    }
+
+    /// The language that is spoken, once it is known.
+    pub fn language(&self) -> Option<&str> {
+        self.wanted.language.as_deref()
+    }
+
+    /// The language that was found out last, and how sure the recognizer was.
+    pub fn detected(&self) -> Option<&Detected> {
+        self.detected.as_ref()
+    }
+
+    /// How its decodes go on with another recognizer; see [`ListenerSettings`].
+    pub fn pace(&mut self, partial_interval: Option<Duration>, second_pass: bool) {
+        self.settings.partial_interval = partial_interval;
+        self.settings.second_pass = second_pass;
+    }
+
     /// Where speech begins in the open utterance, if there is one.
     pub fn open_since(&self) -> Option<Samples> {
         self.open.as_ref().map(Utterance::start)
@@ -320,7 +367,8 @@ impl Listener {
         }
         if let Some(closed) = self.closed.front() {
             let frames = closed.sound.frames().len();
-            return self.ask(DecodeKind::Final, frames, now);
+            let kind = if self.settings.recording { DecodeKind::Recording } else { DecodeKind::Final };
+            return self.ask(kind, frames, now);
         }
         let frames = self.partial_due()?;
         self.ask(DecodeKind::Partial, frames, now)
@@ -336,7 +384,7 @@ impl Listener {
         let asked = self.asked.take_if(|asked| asked.ticket == ticket)?;
         self.turnaround = (self.turnaround * 3 + now.saturating_duration_since(asked.at)) / 4;
         match asked.standing.kind() {
-            DecodeKind::Final => self.finished(result),
+            DecodeKind::Final | DecodeKind::Recording => self.finished(result),
             DecodeKind::Partial => self.progressed(asked.frames, result.ok()?),
         }
     }
@@ -410,7 +458,7 @@ impl Listener {
         let Some(mut utterance) = self.open.take() else { return Sound::starting(self.quiet.end()) };
         let rest = utterance.sound.split_off(frames);
         if let Some(asked) = self.asked.take_if(|asked| asked.standing.kind() == DecodeKind::Partial) {
-            if asked.frames == frames {
+            if asked.frames == frames && !self.settings.second_pass {
                 asked.standing.promote();
                 self.asked = Some(asked);
             } else {
@@ -426,35 +474,40 @@ impl Listener {
 
     /// How many frames of the open utterance to decode now, if any.
     fn partial_due(&self) -> Option<usize> {
-        let open = self.open.as_ref().filter(|_| self.settings.partials)?;
+        let interval = self.settings.partial_interval?;
+        let open = self.open.as_ref()?;
         let frames = open.sound.frames().len();
         let voiced_end = open.sound.voiced_end();
         let silence = frames - voiced_end;
-        if silence >= TAIL_FRAMES {
+        // A recognizer that is asked so rarely is too slow to hear every pause.
+        let rare = interval > PARTIAL_INTERVAL_MAX;
+        if silence >= TAIL_FRAMES && !rare {
             let pause = voiced_end + TAIL_FRAMES;
             return (open.asked_frames < pause).then_some(pause);
         }
         let due = if open.asked_frames == 0 {
-            open.voice_start + FIRST_FRAMES
+            open.voice_start + if rare { frames_in(interval) } else { FIRST_FRAMES }
         } else {
             let eager = open.asked_frames < open.voice_start + EAGER_FRAMES;
-            open.asked_frames + self.interval_frames() / if eager { 2 } else { 1 }
+            open.asked_frames + self.interval_frames(interval) / if eager { 2 } else { 1 }
         };
         (silence < WORD_GAP_FRAMES && frames >= due).then_some(frames)
     }
 
-    fn interval_frames(&self) -> usize {
+    fn interval_frames(&self, interval: Duration) -> usize {
         let stretched = (self.turnaround * TURNAROUNDS_PER_PARTIAL).min(PARTIAL_INTERVAL_MAX);
-        frames_in(stretched.max(self.settings.partial_interval))
+        frames_in(stretched.max(interval))
     }
 
     /// Asks for `frames` of the oldest utterance that is not delivered.
     fn ask(&mut self, kind: DecodeKind, frames: usize, now: Instant) -> Option<Decode> {
         let utterance = self.closed.front_mut().or(self.open.as_mut())?;
         utterance.asked_frames = frames;
-        let known = utterance.newest.take_if(|(covered, _)| kind == DecodeKind::Final && *covered == frames);
+        let known = utterance.newest.take_if(|(covered, _)| {
+            kind == DecodeKind::Final && *covered == frames && !self.settings.second_pass
+        });
         // What may become the final is decoded from nothing: a recognizer that is helped may differ in a word.
-        let whole = kind == DecodeKind::Final || utterance.sound.silence_before(frames) >= TAIL_FRAMES;
+        let whole = kind != DecodeKind::Partial || utterance.sound.silence_before(frames) >= TAIL_FRAMES;
         let newest = utterance.newest.as_ref().filter(|_| !whole);
         let earlier = newest.map(|(_, hypothesis)| hypothesis.clone());
         self.next_ticket += 1;
@@ -464,6 +517,7 @@ impl Listener {
         Some(Decode {
             ticket,
             pcm: utterance.sound.samples(frames),
+            wanted: self.wanted.clone(),
             earlier,
             asked: now,
             standing,
@@ -478,7 +532,13 @@ impl Listener {
         let open = self.open.as_mut()?;
         let silence = open.sound.silence_before(frames);
         let before = open.agreement.shown().clone();
-        let shown = if gate::plausible(&hypothesis, &open.sound, frames) {
+        let plausible = gate::plausible(&hypothesis, &open.sound, frames);
+        if plausible && self.wanted.language.is_none() {
+            (self.wanted.language, self.detected) =
+                settled_language(&hypothesis, frames, self.detected.take());
+        }
+        let language = self.wanted.language.clone();
+        let shown = if plausible {
             open.agreement.hear(&hypothesis, silence >= WORD_GAP_FRAMES)
         } else {
             open.agreement.hear(&Hypothesis::default(), false)
@@ -487,7 +547,7 @@ impl Listener {
             number,
             text: shown.text(),
             stable: shown.stable_chars(),
-            language: None,
+            language,
             start: open.sound.at(open.voice_start),
             end: open.sound.at(frames).min(heard),
         });
@@ -520,10 +580,17 @@ impl Listener {
         let number = self.next_number;
         if gate::plausible(&hypothesis, &utterance.sound, utterance.sound.frames().len()) {
             self.next_number += 1;
-            let text = hypothesis.text();
-            let words: Vec<String> = hypothesis.words.into_iter().map(|word| word.text).collect();
-            let words = times::place(&utterance.sound, &words, &utterance.sightings);
-            return Some(Spoken::Final { number, revision: 0, text, words, language: None, start, end });
+            let frames = utterance.sound.frames().len();
+            if self.wanted.language.is_none() {
+                (self.wanted.language, self.detected) =
+                    settled_language(&hypothesis, frames, self.detected.take());
+            }
+            let language = self.wanted.language.clone();
+            let language =
+                language.or_else(|| hypothesis.detected.as_ref().map(|found| found.language.clone()));
+            let (text, logprob) = (hypothesis.text(), hypothesis.logprob());
+            let words = placed(hypothesis, &utterance);
+            return Some(Spoken::Final { number, revision: 0, text, words, language, logprob, start, end });
         }
         metrics::counter!(meters::UTTERANCES_EMPTY).increment(1);
         Some(if *utterance.agreement.shown() == Shown::default() {
@@ -532,6 +599,37 @@ impl Listener {
             Spoken::Partial { number, text: String::new(), stable: 0, language: None, start, end }
         })
     }
+}
+
+/// What is known of the language after a hypothesis of `frames`: the language, once that is settled, and the last
+/// guess.
+fn settled_language(
+    hypothesis: &Hypothesis,
+    frames: usize,
+    before: Option<Detected>,
+) -> (Option<String>, Option<Detected>) {
+    let Some(found) = &hypothesis.detected else { return (None, before) };
+    let least = if frames >= DETECT_FRAMES { DETECTED_LONG_MIN } else { DETECTED_MIN };
+    let again = before.is_some_and(|before| before.language == found.language);
+    let settled = found.probability >= least || again;
+    (settled.then(|| found.language.clone()), Some(found.clone()))
+}
+
+/// The words of a final: where the recognizer says, or where its sound suggests.
+fn placed(hypothesis: Hypothesis, utterance: &Utterance) -> Vec<Word> {
+    let words: Vec<String> = hypothesis.words.into_iter().map(|word| word.text).collect();
+    if hypothesis.spans.len() != words.len() {
+        return times::place(&utterance.sound, &words, &utterance.sightings);
+    }
+    let (first, last) = (utterance.sound.start, utterance.sound.end());
+    let mut from = first;
+    let place = |(text, (start, end)): (String, (usize, usize))| {
+        let start = (first + Samples::of(start)).clamp(from, last);
+        let end = (first + Samples::of(end)).clamp(start, last);
+        from = end;
+        Word { text, start, end }
+    };
+    words.into_iter().zip(hypothesis.spans).map(place).collect()
 }
 
 fn frames_in(span: Duration) -> usize {

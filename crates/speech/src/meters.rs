@@ -56,7 +56,7 @@ pub fn describe() {
         "From the sending of an utterance's last sound to a text of it"
     );
     metrics::gauge!(QUEUE_DECODES).set(0.0);
-    for kind in [DecodeKind::Partial, DecodeKind::Final] {
+    for kind in [DecodeKind::Final, DecodeKind::Partial, DecodeKind::Recording] {
         metrics::counter!(DECODED_AUDIO_MS, "kind" => kind.label()).absolute(0);
     }
     for fault in model::FaultKind::ALL {

@@ -6,7 +6,8 @@ use ort::{
 };
 
 use crate::{
-    Hypothesis, ModelFiles, Recognizer, SpeechError, UTTERANCE_SAMPLES_MAX, runtime, tokenizer::Tokenizer,
+    Hypothesis, ModelFiles, Recognizer, SpeechError, UTTERANCE_SAMPLES_MAX, Wanted, runtime,
+    tokenizer::Tokenizer,
 };
 
 const LAYERS: usize = 6;
@@ -157,16 +158,21 @@ impl Moonshine {
         if words.iter().any(|word| word.text.contains(foreign)) {
             return Ok(Hypothesis::default());
         }
-        Ok(Hypothesis { words, tokens })
+        Ok(Hypothesis { words, tokens, ..Hypothesis::default() })
     }
 }
 
 impl Recognizer for Moonshine {
-    fn recognize(&mut self, pcm: &[f32]) -> Result<Hypothesis, SpeechError> {
+    fn recognize(&mut self, pcm: &[f32], _: &Wanted) -> Result<Hypothesis, SpeechError> {
         self.decode(pcm, &[])
     }
 
-    fn recognize_again(&mut self, pcm: &[f32], earlier: &Hypothesis) -> Result<Hypothesis, SpeechError> {
+    fn recognize_again(
+        &mut self,
+        pcm: &[f32],
+        _: &Wanted,
+        earlier: &Hypothesis,
+    ) -> Result<Hypothesis, SpeechError> {
         self.decode(pcm, &earlier.tokens)
     }
 }

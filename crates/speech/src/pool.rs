@@ -158,7 +158,7 @@ impl Drop for EnginePool {
             queue.closing = true;
             let waiting = std::mem::take(&mut queue.waiting);
             let (finals, partials) =
-                waiting.into_iter().partition(|job| job.decode.kind() == DecodeKind::Final);
+                waiting.into_iter().partition(|job| job.decode.kind() != DecodeKind::Partial);
             queue.waiting = finals;
             Vec::from(partials)
         };
@@ -319,8 +319,8 @@ fn decode(
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         let mut ready = old.map_or_else(make, Ok)?;
         let result = match &decode.earlier {
-            Some(earlier) => ready.recognize_again(&decode.pcm, earlier),
-            None => ready.recognize(&decode.pcm),
+            Some(earlier) => ready.recognize_again(&decode.pcm, &decode.wanted, earlier),
+            None => ready.recognize(&decode.pcm, &decode.wanted),
         };
         *recognizer = Some(ready);
         result

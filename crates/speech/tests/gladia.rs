@@ -101,7 +101,7 @@ async fn with_moonshine() -> GladiaServer {
     let moonshine = Mutex::new(moonshine());
     GladiaServer::start(move |pcm| {
         let pcm: Vec<f32> = pcm.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
-        moonshine.lock().unwrap().recognize(&pcm).unwrap().text()
+        moonshine.lock().unwrap().recognize(&pcm, &speech::Wanted::default()).unwrap().text()
     })
     .await
 }
@@ -165,7 +165,7 @@ async fn five_drops_change_no_final() {
             Spoken::Partial { number, text, stable, .. } => {
                 assert!(*number >= number_expected && *stable as usize <= text.chars().count());
             }
-            Spoken::Final { number, revision, text, words, start, end, language } => {
+            Spoken::Final { number, revision, text, words, start, end, language, .. } => {
                 assert_eq!((*number, *revision, language.as_deref()), (number_expected, 0, Some("en")));
                 assert!(*start >= border && end > start);
                 let mut at = *start;
@@ -396,7 +396,7 @@ async fn a_listener_goes_on_where_gladia_failed() {
     let settings = ListenerSettings {
         first: unsettled.sound.first().unwrap().0,
         next_number: unsettled.next_number,
-        partials: false,
+        partial_interval: None,
         ..ListenerSettings::default()
     };
     let (mut listener, mut moonshine) = (Listener::new(settings), moonshine());
@@ -408,7 +408,7 @@ async fn a_listener_goes_on_where_gladia_failed() {
     listener.end();
     let now = std::time::Instant::now();
     while let Some(decode) = listener.next(now) {
-        let hypothesis = moonshine.recognize(&decode.pcm).unwrap();
+        let hypothesis = moonshine.recognize(&decode.pcm, &decode.wanted).unwrap();
         said.extend(listener.decoded(decode.ticket, Ok(hypothesis), now));
     }
     let words = |said: &[Spoken]| {

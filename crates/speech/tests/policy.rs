@@ -13,7 +13,7 @@ use speech::{
 
 fn hypothesis(text: &str) -> Hypothesis {
     let words = text.split_whitespace().map(|word| HypothesisWord { text: word.to_owned(), logprob: -0.01 });
-    Hypothesis { words: words.collect(), tokens: Vec::new() }
+    Hypothesis { words: words.collect(), ..Hypothesis::default() }
 }
 
 #[expect(clippy::unwrap_used, reason = "without its recording a test fails")]
@@ -82,7 +82,8 @@ fn partials_grow_and_the_final_ends_them() {
 #[test]
 fn without_partials_only_finals_are_decoded() {
     let pcm = [recording("LJ001-0008.wav"), silence(1.0)].concat();
-    let mut listener = Listener::new(ListenerSettings { partials: false, ..ListenerSettings::default() });
+    let mut listener =
+        Listener::new(ListenerSettings { partial_interval: None, ..ListenerSettings::default() });
     let (spoken, decodes) = play(&mut listener, &pcm, 1_600, counting);
     assert_eq!((spoken.len(), decodes.len()), (1, 1));
 }
@@ -114,7 +115,8 @@ fn speech_without_a_pause_is_cut_with_nothing_lost_or_doubled() {
     let middle = recording("jfk.wav")[8_000..20_000].to_vec();
     let pcm: Vec<i16> = middle.iter().copied().cycle().take(40 * 16_000).collect();
     for chunk in [320, 16_000, pcm.len()] {
-        let mut listener = Listener::new(ListenerSettings { partials: false, ..ListenerSettings::default() });
+        let mut listener =
+            Listener::new(ListenerSettings { partial_interval: None, ..ListenerSettings::default() });
         let mut decoded = 0;
         let (spoken, decodes) = play(&mut listener, &pcm, chunk, |decode| {
             assert!(decode.pcm.len() <= speech::UTTERANCE_SAMPLES_MAX);
@@ -210,7 +212,7 @@ fn finalize_ends_the_utterance_here() {
 #[test]
 fn a_final_is_tried_again_and_then_reported_lost() {
     let pcm = [recording("LJ001-0008.wav"), silence(1.0)].concat();
-    let settings = ListenerSettings { partials: false, ..ListenerSettings::default() };
+    let settings = ListenerSettings { partial_interval: None, ..ListenerSettings::default() };
     let mut failures = 2;
     let (spoken, decodes) = play(&mut Listener::new(settings.clone()), &pcm, pcm.len(), |decode| {
         failures -= 1;

@@ -16,7 +16,7 @@ use std::{
 
 use speech::{
     Decode, DecodeKind, EnginePool, Hypothesis, HypothesisWord, Listener, ListenerSettings, Recognizer,
-    SpeechError,
+    SpeechError, Wanted,
 };
 
 /// Waits for leave before each decode, and notes how long the sound was.
@@ -27,13 +27,13 @@ struct Gated {
 }
 
 impl Recognizer for Gated {
-    fn recognize(&mut self, pcm: &[f32]) -> Result<Hypothesis, SpeechError> {
+    fn recognize(&mut self, pcm: &[f32], _: &Wanted) -> Result<Hypothesis, SpeechError> {
         self.began.send(pcm.len()).unwrap();
         self.leave.lock().unwrap().recv().unwrap();
         self.log.lock().unwrap().push(pcm.len());
         Ok(Hypothesis {
             words: vec![HypothesisWord { text: "yes".into(), logprob: 0.0 }],
-            tokens: Vec::new(),
+            ..Hypothesis::default()
         })
     }
 }
@@ -93,7 +93,7 @@ fn finals_go_first_then_the_oldest_and_superseded_partials_never() {
 fn a_panic_fails_the_decode_and_the_thread_gets_a_new_recognizer() {
     struct Panics(bool);
     impl Recognizer for Panics {
-        fn recognize(&mut self, _: &[f32]) -> Result<Hypothesis, SpeechError> {
+        fn recognize(&mut self, _: &[f32], _: &Wanted) -> Result<Hypothesis, SpeechError> {
             assert!(!self.0, "told to panic");
             Ok(Hypothesis::default())
         }
@@ -136,7 +136,7 @@ fn shutting_down_finishes_finals_and_refuses_partials() {
 async fn an_answer_can_be_awaited() {
     struct Silent;
     impl Recognizer for Silent {
-        fn recognize(&mut self, _: &[f32]) -> Result<Hypothesis, SpeechError> {
+        fn recognize(&mut self, _: &[f32], _: &Wanted) -> Result<Hypothesis, SpeechError> {
             Ok(Hypothesis::default())
         }
     }

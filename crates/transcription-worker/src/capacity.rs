@@ -8,31 +8,52 @@ use std::{
 use speech::{EnginePool, Load};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Seconds of sound that the engines decode for one second of speech when partials are stretched as far as they go:
-/// each second once for its final, and the open utterance, three seconds on average, every two.
-const DECODED_PER_SECOND: f64 = 2.5;
+/// What engines of one kind can be asked to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Seconds of sound that they decode for one second of speech when they are as busy as they may be.
+    decoded_per_second: f64,
+    /// Engine seconds per second of sound, before anything was measured.
+    speed_unmeasured: f64,
+    /// Streams that each engine thread takes, whatever was measured: a few short decodes on a busy machine say little,
+    /// and engines that really are too slow fall behind, which ends the room at once.
+    per_engine_min: usize,
+    /// A decode that waits longer than this means that the engines are behind, whatever was computed.
+    decode_wait_max: Duration,
+    /// An answer that takes longer, on average, means that everybody waits; so nobody is taken then.
+    turnaround_max: Duration,
+    /// Beyond the streams that are taken in any case, each engine thread gets one more in this time: what a new stream
+    /// costs shows only after its first words.
+    interval: Duration,
+}
 
-/// Engine seconds per second of sound, before anything was measured: three times what one core of today needs.
-const SPEED_UNMEASURED: f64 = 0.1;
+impl Pace {
+    /// Engines that write partials. When those are stretched as far as they go, each second of speech is decoded once for
+    /// its final, and the open utterance, three seconds on average, every two. Unmeasured, three times what one core of
+    /// today needs. Partials come every 500 ms while an answer takes no longer than half of that.
+    pub(crate) const LIVE: Self = Self {
+        decoded_per_second: 2.5,
+        speed_unmeasured: 0.1,
+        per_engine_min: 4,
+        decode_wait_max: Duration::from_millis(1500),
+        turnaround_max: Duration::from_millis(250),
+        interval: Duration::from_millis(1500),
+    };
+
+    /// Engines that write finals alone, and are slow: nobody sees their words before the utterance is over anyway.
+    pub(crate) const FINALS: Self = Self {
+        decoded_per_second: 1.3,
+        speed_unmeasured: 0.3,
+        per_engine_min: 2,
+        decode_wait_max: Duration::from_secs(6),
+        turnaround_max: Duration::from_secs(4),
+        interval: Duration::from_secs(3),
+    };
+}
 
 /// The part of the engines' time that may be promised. The rest is for everybody who speaks at once, and for what else
 /// runs on these cores.
 const PROMISED: f64 = 0.8;
-
-/// Streams that each engine thread takes, whatever was measured: a few short decodes on a busy machine say little, and
-/// engines that really are too slow fall behind, which ends the room at once.
-const PER_ENGINE_MIN: usize = 4;
-
-/// A decode that waits longer than this means that the engines are behind, whatever was computed.
-const DECODE_WAIT_MAX: Duration = Duration::from_millis(1500);
-
-/// Partials come every 500 ms while an answer takes no longer than half of that; beyond, they are stretched for
-/// everybody. So nobody is taken then: words of those who are here would become stable later and later.
-const TURNAROUND_MAX: Duration = Duration::from_millis(250);
-
-/// Beyond the streams that are taken in any case, each engine thread gets one more in this time: what a new stream costs
-/// shows only after its first words.
-const PACE: Duration = Duration::from_millis(1500);
 
 /// When a refused stream may ask again.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(3);
@@ -56,6 +77,7 @@ pub(crate) fn register_metrics() {
 #[derive(Clone)]
 pub(crate) struct Capacity {
     engines: Arc<EnginePool>,
+    pace: Pace,
     places: Arc<Semaphore>,
     places_max: usize,
     /// When the newest place was taken.
@@ -67,12 +89,18 @@ pub(crate) struct Place(#[expect(dead_code, reason = "held until the stream ends
 
 impl Capacity {
     /// Places for up to `places_max` streams, fewer when `engines` are slow.
-    pub(crate) fn new(engines: Arc<EnginePool>, places_max: usize) -> Self {
-        Self { engines, places: Arc::new(Semaphore::new(places_max)), places_max, taken: Arc::default() }
+    pub(crate) fn new(engines: Arc<EnginePool>, pace: Pace, places_max: usize) -> Self {
+        Self {
+            engines,
+            pace,
+            places: Arc::new(Semaphore::new(places_max)),
+            places_max,
+            taken: Arc::default(),
+        }
     }
 
     /// The engines that serve the places.
-    pub(crate) fn engines(&self) -> &EnginePool {
+    pub(crate) fn engines(&self) -> &Arc<EnginePool> {
         &self.engines
     }
 
@@ -94,8 +122,8 @@ impl Capacity {
         let quiet_for = taken.map_or(Duration::MAX, |taken| taken.elapsed());
         let load = self.engines.load();
         let room = match who {
-            Who::Embedded => room(load, open, self.places_max, quiet_for),
-            Who::Provider => provided_room(load, open, self.places_max),
+            Who::Embedded => room(self.pace, load, open, self.places_max, quiet_for),
+            Who::Provider => provided_room(self.pace, load, open, self.places_max),
         };
         metrics::gauge!(STREAMS_ROOM).set(f64::from(room));
         room
@@ -119,24 +147,24 @@ pub(crate) enum Who {
 
 /// How many more streams could be given to a provider: any number, while the engines keep up with those that it has
 /// failed.
-fn provided_room(load: Load, open: usize, places_max: usize) -> u32 {
-    let behind = load.oldest_wait > DECODE_WAIT_MAX || load.turnaround > TURNAROUND_MAX;
+fn provided_room(pace: Pace, load: Load, open: usize, places_max: usize) -> u32 {
+    let behind = load.oldest_wait > pace.decode_wait_max || load.turnaround > pace.turnaround_max;
     if behind { 0 } else { u32::try_from(places_max.saturating_sub(open)).unwrap_or(u32::MAX) }
 }
 
 /// How many more streams engines under this `load` can serve beside those that are `open`, the newest of which was
 /// taken so long ago.
-fn room(load: Load, open: usize, places_max: usize, quiet_for: Duration) -> u32 {
-    if load.oldest_wait > DECODE_WAIT_MAX {
+fn room(pace: Pace, load: Load, open: usize, places_max: usize, quiet_for: Duration) -> u32 {
+    if load.oldest_wait > pace.decode_wait_max {
         return 0;
     }
-    let least = load.threads * PER_ENGINE_MIN;
+    let least = load.threads * pace.per_engine_min;
     let threads = u32::try_from(load.threads).unwrap_or(u32::MAX).max(1);
-    if open >= least && (load.turnaround > TURNAROUND_MAX || quiet_for < PACE / threads) {
+    if open >= least && (load.turnaround > pace.turnaround_max || quiet_for < pace.interval / threads) {
         return 0;
     }
-    let speed = if load.speed > 0.0 { load.speed } else { SPEED_UNMEASURED };
-    let capacity = (load.threads as f64 * PROMISED / (speed * DECODED_PER_SECOND)) as usize;
+    let speed = if load.speed > 0.0 { load.speed } else { pace.speed_unmeasured };
+    let capacity = (load.threads as f64 * PROMISED / (speed * pace.decoded_per_second)) as usize;
     let room = capacity.max(least).min(places_max).saturating_sub(open);
     u32::try_from(room).unwrap_or(u32::MAX)
 }
@@ -146,6 +174,14 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::MAX;
+
+    fn room(load: Load, open: usize, places_max: usize, quiet_for: Duration) -> u32 {
+        super::room(Pace::LIVE, load, open, places_max, quiet_for)
+    }
+
+    fn provided_room(load: Load, open: usize, places_max: usize) -> u32 {
+        super::provided_room(Pace::LIVE, load, open, places_max)
+    }
 
     fn load(speed: f64) -> Load {
         Load { threads: 2, speed, ..Load::default() }

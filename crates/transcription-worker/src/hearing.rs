@@ -9,82 +9,194 @@ use std::{
 };
 
 use model::{EngineName, Fallback, Samples};
-use speech::{Answer, Gladia, GladiaEvent, GladiaSession, GladiaTrouble, Listener, ListenerSettings, Spoken};
+use speech::{
+    Answer, Decode, DecodeKind, Detected, EnginePool, Gladia, GladiaEvent, GladiaSession, GladiaTrouble,
+    Listener, ListenerSettings, Spoken,
+};
 
-use crate::capacity::{Capacity, Place, Who};
-
-/// The language that the embedded engine writes.
-pub(crate) const EMBEDDED_LANGUAGE: &str = "en";
+use crate::{
+    capacity::{Capacity, Place, Who},
+    languages::{Languages, Unserved},
+};
 
 /// An account that was refused is not tried again for so long: another stream would be refused as well.
 const REFUSED_LIFE: Duration = Duration::from_secs(60);
 
+/// Sound after which an engine without partials is asked which language is spoken: enough to be sure, in most cases.
+const DETECT_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Under such a load of the second pass finals are those of the first.
+const SECOND_PASS_WAIT_MAX: Duration = Duration::from_secs(3);
+
 /// Streams that had to go on with another engine, by `reason`.
 const FALLBACKS_TOTAL: &str = "worker_fallbacks_total";
+/// Finals of streams with two passes, by the `pass` that made them.
+const FINALS_TOTAL: &str = "worker_passes_total";
 
 pub(crate) fn register_metrics() {
-    metrics::describe_counter!(FALLBACKS_TOTAL, "Streams that had to go on with the embedded engine");
+    metrics::describe_counter!(FALLBACKS_TOTAL, "Streams that had to go on with an engine of this worker");
     for reason in GladiaTrouble::LABELS {
         metrics::counter!(FALLBACKS_TOTAL, "reason" => reason).absolute(0);
     }
+    metrics::describe_counter!(FINALS_TOTAL, "Finals of streams with two passes, by the pass that made them");
+    for pass in ["first", "second"] {
+        metrics::counter!(FINALS_TOTAL, "pass" => pass).absolute(0);
+    }
 }
 
-/// The engines of a worker.
+/// The engines of a worker. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Engines {
-    embedded: Capacity,
-    gladia: Option<Gladia>,
-    refused: Arc<Mutex<Option<(Instant, GladiaTrouble)>>>,
+    pub(crate) moonshine: Capacity,
+    pub(crate) whisper: Option<Capacity>,
+    pub(crate) openai: Option<Capacity>,
+    pub(crate) gladia: Option<Gladia>,
+    /// Why Gladia refuses us, and since when.
+    pub(crate) refused: Arc<Mutex<Option<(Instant, GladiaTrouble)>>>,
+    pub(crate) languages: Arc<Languages>,
+    /// What hears the finals of Moonshine's streams again.
+    pub(crate) second_pass: Option<EngineName>,
 }
 
 impl Engines {
-    pub(crate) fn new(embedded: Capacity, gladia: Option<Gladia>) -> Self {
-        Self { embedded, gladia, refused: Arc::default() }
+    /// A place for a stream in this language, when there is room.
+    pub(crate) fn take(&self, language: Option<&str>) -> Option<Place> {
+        let (capacity, who) = self.capacity(language);
+        capacity.take(who)
     }
 
-    /// A place for a stream, when there is room.
-    pub(crate) fn take(&self) -> Option<Place> {
-        self.embedded.take(self.who())
-    }
-
-    /// How many more streams could be taken now.
+    /// How many more streams in the default language could be taken now.
     pub(crate) fn room(&self) -> u32 {
-        self.embedded.room(self.who())
+        let (capacity, who) = self.capacity(None);
+        capacity.room(who)
     }
 
-    fn who(&self) -> Who {
-        if self.gladia.is_some() && self.refusal().is_none() { Who::Provider } else { Who::Embedded }
+    /// Whether an engine hears a language.
+    pub(crate) fn serve(&self, language: Option<&str>) -> Result<(), Unserved> {
+        self.chosen(language).map(drop)
     }
 
-    /// Begins to hear a stream with the engine that is preferred; and why that is not Gladia, when it should be.
+    /// Begins to hear a stream with the engine of its language; and why that is not Gladia, when it should be.
     pub(crate) fn hear(
         &self,
         settings: &ListenerSettings,
         language: Option<&str>,
-    ) -> (Hearing, Option<Fallback>) {
-        let Some(gladia) = &self.gladia else { return (self.embedded(settings), None) };
-        match self.refusal() {
-            None => {
-                let session = GladiaSession::open(gladia, settings, language);
-                let (engines, settings) = (self.clone(), settings.clone());
-                (Hearing::Gladia(Box::new(Remote { session, engines, settings, ended: false })), None)
+    ) -> Result<(Hearing, Option<Fallback>), Unserved> {
+        let (engine, language) = self.chosen(language)?;
+        let settings = ListenerSettings { language, ..settings.clone() };
+        let (Some(gladia), EngineName::Gladia) = (&self.gladia, engine) else {
+            return Ok((Hearing::Embedded(self.embedded(&settings, engine)), None));
+        };
+        if let Some(trouble) = self.refusal() {
+            let embedded = self.embedded(&settings, self.instead_of_gladia(settings.language.as_deref()));
+            return Ok((Hearing::Embedded(embedded), Some(fallback(trouble))));
+        }
+        let session = GladiaSession::open(gladia, &settings, settings.language.as_deref());
+        let engines = self.clone();
+        Ok((Hearing::Gladia(Box::new(Remote { session, engines, settings, ended: false })), None))
+    }
+
+    /// Begins to hear a recording, or to translate it to English; always with an engine of this worker.
+    pub(crate) fn hear_recording(
+        &self,
+        settings: &ListenerSettings,
+        language: Option<&str>,
+    ) -> Result<Embedded, Unserved> {
+        let (engine, language) = match language {
+            // Nobody who hands in a recording of unknown language means the default of live streams.
+            None => (self.detector(), (self.detector() == EngineName::Moonshine).then(|| "en".to_owned())),
+            language => self.chosen(language)?,
+        };
+        let engine = match engine {
+            EngineName::Gladia => self.instead_of_gladia(language.as_deref()),
+            engine => engine,
+        };
+        let engine = match (settings.task, engine) {
+            (speech::Task::Translate, EngineName::Moonshine) => {
+                self.translator().ok_or(Unserved::Translation)?
             }
-            Some(trouble) => (self.embedded(settings), Some(fallback(trouble))),
+            (_, engine) => engine,
+        };
+        Ok(self.embedded(&ListenerSettings { language, ..settings.clone() }, engine))
+    }
+
+    /// What translates speech to English.
+    pub(crate) fn translator(&self) -> Option<EngineName> {
+        let whisper = self.whisper.as_ref().map(|_| EngineName::Whisper);
+        whisper.or_else(|| self.openai.as_ref().map(|_| EngineName::OpenAi))
+    }
+
+    /// The engine of a language, and the language as it is called inside; none when it has to be detected.
+    fn chosen(&self, asked: Option<&str>) -> Result<(EngineName, Option<String>), Unserved> {
+        match self.languages.wanted(asked) {
+            Some(language) => Ok((self.languages.engine(&language)?, Some(language))),
+            None => match self.detector() {
+                EngineName::Moonshine => Ok((EngineName::Moonshine, Some("en".to_owned()))),
+                detector => Ok((detector, None)),
+            },
         }
     }
 
-    /// Whether an engine knows a language (BCP 47, any region).
-    pub(crate) fn speaks(&self, language: &str) -> bool {
-        let primary = language.split('-').next().unwrap_or_default();
-        self.gladia.is_some() || primary.eq_ignore_ascii_case(EMBEDDED_LANGUAGE)
+    /// What finds out which language is spoken; Moonshine, which takes everything for English, when nobody can.
+    fn detector(&self) -> EngineName {
+        if self.languages.uses(EngineName::Gladia) && self.gladia.is_some() {
+            EngineName::Gladia
+        } else {
+            self.translator().unwrap_or(EngineName::Moonshine)
+        }
     }
 
-    fn embedded(&self, settings: &ListenerSettings) -> Hearing {
-        Hearing::Embedded(Embedded {
-            listener: Some(Box::new(Listener::new(settings.clone()))),
+    /// What hears a stream that Gladia should hear and does not.
+    fn instead_of_gladia(&self, language: Option<&str>) -> EngineName {
+        match (language, self.translator()) {
+            (Some("en"), _) | (_, None) => EngineName::Moonshine,
+            (_, Some(engine)) => engine,
+        }
+    }
+
+    /// The places of the engine that would hear a language.
+    fn capacity(&self, language: Option<&str>) -> (&Capacity, Who) {
+        let engine = self.chosen(language).map_or(EngineName::Moonshine, |(engine, _)| engine);
+        match engine {
+            EngineName::Gladia if self.refusal().is_none() => (&self.moonshine, Who::Provider),
+            EngineName::Gladia => {
+                let engine = self.instead_of_gladia(self.languages.wanted(language).as_deref());
+                (self.pool_of(engine), Who::Embedded)
+            }
+            engine => (self.pool_of(engine), Who::Embedded),
+        }
+    }
+
+    /// An engine's own places; Moonshine's for one that is not here.
+    fn pool_of(&self, engine: EngineName) -> &Capacity {
+        let own = match engine {
+            EngineName::Whisper => self.whisper.as_ref(),
+            EngineName::OpenAi => self.openai.as_ref(),
+            EngineName::Moonshine | EngineName::Gladia => None,
+        };
+        own.unwrap_or(&self.moonshine)
+    }
+
+    fn embedded(&self, settings: &ListenerSettings, engine: EngineName) -> Embedded {
+        let road = self.road(engine);
+        let mut listener = Listener::new(settings.clone());
+        listener.pace(road.partial_interval(settings), road.second.is_some());
+        Embedded {
+            listener: Some(Box::new(listener)),
             answer: None,
-            engines: self.embedded.clone(),
-        })
+            road,
+            settings: settings.clone(),
+            engines: self.clone(),
+        }
+    }
+
+    fn road(&self, engine: EngineName) -> Road {
+        let second = (engine == EngineName::Moonshine).then_some(self.second_pass).flatten();
+        Road {
+            engine,
+            first: Arc::clone(self.pool_of(engine).engines()),
+            second: second.map(|second| Arc::clone(self.pool_of(second).engines())),
+        }
     }
 
     fn refusal(&self) -> Option<GladiaTrouble> {
@@ -97,6 +209,35 @@ impl Engines {
             *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), trouble));
         }
         metrics::counter!(FALLBACKS_TOTAL, "reason" => trouble.label()).increment(1);
+    }
+}
+
+/// Which engines decode what a listener asks for.
+struct Road {
+    engine: EngineName,
+    first: Arc<EnginePool>,
+    /// Finals once more, from another engine.
+    second: Option<Arc<EnginePool>>,
+}
+
+impl Road {
+    /// How often the open utterance is decoded. Only Moonshine is fast enough for partials; the others hear the beginning
+    /// of an utterance while they have to find out its language.
+    fn partial_interval(&self, settings: &ListenerSettings) -> Option<Duration> {
+        match (self.engine, &settings.language) {
+            (EngineName::Moonshine, _) => settings.partial_interval,
+            (_, None) if !settings.recording => Some(DETECT_INTERVAL),
+            (_, _) => None,
+        }
+    }
+
+    fn submit(&self, decode: Decode) -> Answer {
+        let Some(second) = self.second.as_ref().filter(|_| decode.kind() != DecodeKind::Partial) else {
+            return self.first.submit(decode);
+        };
+        let spared = second.load().oldest_wait > SECOND_PASS_WAIT_MAX;
+        metrics::counter!(FINALS_TOTAL, "pass" => if spared { "first" } else { "second" }).increment(1);
+        if spared { self.first.submit(decode) } else { second.submit(decode) }
     }
 }
 
@@ -126,6 +267,7 @@ pub(crate) struct Remote {
 
 pub(crate) struct FallingBack {
     work: Pin<Box<dyn Future<Output = Result<Hearing, Defect>> + Send>>,
+    engine: EngineName,
     why: Fallback,
     heard: Samples,
     settled: Samples,
@@ -137,6 +279,7 @@ impl FallingBack {
     fn nothing() -> Self {
         Self {
             work: Box::pin(std::future::pending()),
+            engine: EngineName::Moonshine,
             why: fallback(GladiaTrouble::Unavailable),
             heard: Samples(0),
             settled: Samples(0),
@@ -153,7 +296,8 @@ impl Remote {
         let (settled, heard) = (session.settled(), session.heard());
         let left = session.into_unsettled();
         let settings = ListenerSettings { first: settled, next_number: left.next_number, ..settings };
-        let mut hearing = engines.embedded(&settings);
+        let engine = engines.instead_of_gladia(settings.language.as_deref());
+        let mut hearing = Hearing::Embedded(engines.embedded(&settings, engine));
         let work = Box::pin(async move {
             for (start, sound) in left.sound {
                 hearing.skip_to(start);
@@ -162,7 +306,7 @@ impl Remote {
             hearing.skip_to(heard);
             Ok(hearing)
         });
-        FallingBack { work, why: fallback(trouble), heard, settled, ended }
+        FallingBack { work, engine, why: fallback(trouble), heard, settled, ended }
     }
 }
 
@@ -171,7 +315,10 @@ pub(crate) struct Embedded {
     /// Away while it works on a thread of its own.
     listener: Option<Box<Listener>>,
     answer: Option<Answer>,
-    engines: Capacity,
+    road: Road,
+    /// As its source wants to be heard, in whatever language.
+    settings: ListenerSettings,
+    engines: Engines,
 }
 
 /// What came of waiting.
@@ -188,7 +335,8 @@ pub(crate) enum Heard {
 impl Hearing {
     pub(crate) fn engine(&self) -> EngineName {
         match self {
-            Self::Embedded(_) | Self::FallingBack(_) => EngineName::Moonshine,
+            Self::Embedded(embedded) => embedded.road.engine,
+            Self::FallingBack(falling) => falling.engine,
             Self::Gladia(_) => EngineName::Gladia,
         }
     }
@@ -204,11 +352,7 @@ impl Hearing {
             Self::FallingBack(_) => return Err(Defect),
             Self::Gladia(remote) => remote.session.hear(&samples),
             Self::Embedded(embedded) => {
-                for second in samples.chunks(rpc::AUDIO_SAMPLES_MAX) {
-                    let second = second.to_vec();
-                    embedded.off_thread(move |listener| listener.hear(&second)).await?;
-                    embedded.ask();
-                }
+                embedded.hear(&samples).await?;
             }
         }
         Ok(())
@@ -229,6 +373,14 @@ impl Hearing {
             Self::Gladia(remote) => remote.session.finalize(),
             Self::Embedded(embedded) => embedded.tell(Listener::finalize),
             Self::FallingBack(_) => {}
+        }
+    }
+
+    /// Another language is spoken from here on. A session of Gladia keeps the one that it was opened with.
+    pub(crate) fn speak(&mut self, language: &str) -> Result<(), Unserved> {
+        match self {
+            Self::Embedded(embedded) => embedded.speak(language),
+            Self::Gladia(_) | Self::FallingBack(_) => Ok(()),
         }
     }
 
@@ -265,7 +417,7 @@ impl Hearing {
         match self {
             Self::Gladia(remote) => Some(remote.session.heard()),
             Self::FallingBack(falling) => Some(falling.heard),
-            Self::Embedded(Embedded { listener, .. }) => listener.as_ref().map(|listener| listener.heard()),
+            Self::Embedded(embedded) => embedded.heard(),
         }
     }
 
@@ -274,7 +426,7 @@ impl Hearing {
         match self {
             Self::Gladia(remote) => Some(remote.session.settled()),
             Self::FallingBack(falling) => Some(falling.settled),
-            Self::Embedded(Embedded { listener, .. }) => listener.as_ref().map(|listener| listener.settled()),
+            Self::Embedded(embedded) => embedded.settled(),
         }
     }
 
@@ -294,9 +446,7 @@ impl Hearing {
         match self {
             Self::Gladia(remote) => remote.session.idle(),
             Self::FallingBack(_) => false,
-            Self::Embedded(Embedded { listener, .. }) => {
-                listener.as_ref().is_none_or(|listener| listener.idle())
-            }
+            Self::Embedded(embedded) => embedded.idle(),
         }
     }
 
@@ -337,6 +487,90 @@ impl Hearing {
 }
 
 impl Embedded {
+    /// Hears the samples that follow those heard before.
+    pub(crate) async fn hear(&mut self, samples: &[i16]) -> Result<(), Defect> {
+        for second in samples.chunks(rpc::AUDIO_SAMPLES_MAX) {
+            let second = second.to_vec();
+            self.off_thread(move |listener| listener.hear(&second)).await?;
+            self.ask();
+        }
+        Ok(())
+    }
+
+    /// No more sound will come.
+    pub(crate) fn end(&mut self) {
+        self.tell(Listener::end);
+    }
+
+    /// See [`Hearing::heard`].
+    pub(crate) fn heard(&self) -> Option<Samples> {
+        self.listener.as_ref().map(|listener| listener.heard())
+    }
+
+    /// See [`Hearing::settled`].
+    pub(crate) fn settled(&self) -> Option<Samples> {
+        self.listener.as_ref().map(|listener| listener.settled())
+    }
+
+    /// See [`Hearing::idle`].
+    pub(crate) fn idle(&self) -> bool {
+        self.listener.as_ref().is_none_or(|listener| listener.idle())
+    }
+
+    /// What hears now.
+    pub(crate) fn engine(&self) -> EngineName {
+        self.road.engine
+    }
+
+    /// The language that was found out, and how sure that is.
+    pub(crate) fn detected(&self) -> Option<Detected> {
+        self.listener.as_ref()?.detected().cloned()
+    }
+
+    /// The language that is spoken, once it is known.
+    pub(crate) fn language(&self) -> Option<String> {
+        self.listener.as_ref()?.language().map(str::to_owned)
+    }
+
+    /// See [`Hearing::speak`].
+    fn speak(&mut self, language: &str) -> Result<(), Unserved> {
+        let (engine, language) = self.engines.chosen(Some(language))?;
+        let engine = match engine {
+            EngineName::Gladia => self.engines.instead_of_gladia(language.as_deref()),
+            engine => engine,
+        };
+        self.tell(|listener| listener.speak(language));
+        self.take(engine);
+        Ok(())
+    }
+
+    /// Goes on with the engine of the language that was found out.
+    fn follow_language(&mut self) {
+        let Some(language) = self.listener.as_ref().and_then(|listener| listener.language()) else { return };
+        if self.settings.language.as_deref() == Some(language) {
+            return;
+        }
+        tracing::info!(language, "language detected");
+        // A recording stays where it is: whoever detects hears as well.
+        let engine = match self.engines.languages.engine(language) {
+            Ok(engine @ (EngineName::Moonshine | EngineName::Whisper | EngineName::OpenAi))
+                if !self.settings.recording =>
+            {
+                engine
+            }
+            _ => self.road.engine,
+        };
+        self.take(engine);
+    }
+
+    /// Goes on with an engine, in the language that the listener knows.
+    fn take(&mut self, engine: EngineName) {
+        let Some(listener) = &mut self.listener else { return };
+        self.settings.language = listener.language().map(str::to_owned);
+        self.road = self.engines.road(engine);
+        listener.pace(self.road.partial_interval(&self.settings), self.road.second.is_some());
+    }
+
     async fn off_thread(&mut self, work: impl FnOnce(&mut Listener) + Send + 'static) -> Result<(), Defect> {
         let mut listener = self.listener.take().ok_or(Defect)?;
         let worked = tokio::task::spawn_blocking(move || {
@@ -357,16 +591,18 @@ impl Embedded {
     /// Gives the engines what should be decoded next.
     fn ask(&mut self) {
         if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
-            self.answer = Some(self.engines.engines().submit(decode));
+            self.answer = Some(self.road.submit(decode));
         }
     }
 
-    async fn next(&mut self) -> Heard {
+    /// See [`Hearing::next`].
+    pub(crate) async fn next(&mut self) -> Heard {
         let (ticket, result) = awaited(&mut self.answer).await;
         self.answer = None;
         let Some(listener) = &mut self.listener else { return Heard::Settled };
         let settled = listener.settled();
         let spoken = listener.decoded(ticket, result, Instant::now());
+        self.follow_language();
         self.ask();
         spoken.map_or(Heard::Settled, |spoken| Heard::Spoken(spoken, settled))
     }

@@ -9,8 +9,10 @@ mod capacity;
 mod filter;
 mod finals;
 mod hearing;
+mod languages;
 mod meter;
 mod partials;
+mod recognition;
 mod service;
 mod settings;
 mod speakers;
@@ -27,9 +29,15 @@ use speech::{EnginePool, Gladia, GladiaError, ModelFiles, Moonshine, SpeechError
 use storage::{Storage, StorageError};
 use tonic::transport::{Server, server::TcpIncoming};
 
+pub use languages::Languages;
 pub use settings::WorkerSettings;
 
-use crate::{capacity::Capacity, hearing::Engines, partials::Partials, service::Service};
+use crate::{
+    capacity::{Capacity, Pace},
+    hearing::Engines,
+    partials::Partials,
+    service::Service,
+};
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +80,16 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
     let gladia = settings.gladia.clone().map(Gladia::new).transpose()?;
-    let capacity = Capacity::new(start_engines(settings).await?, settings.streams_max);
-    let engines = Engines::new(capacity, gladia);
+    let moonshine = Capacity::new(start_engines(settings).await?, Pace::LIVE, settings.streams_max);
+    let engines = Engines {
+        moonshine,
+        whisper: None,
+        openai: None,
+        gladia,
+        refused: Arc::default(),
+        languages: Arc::new(settings.languages.clone()),
+        second_pass: settings.second_pass,
+    };
 
     let listener = listen("WORKER_PORT", settings.address).await?;
     let admin = listen("WORKER_METRICS_PORT", settings.admin_address).await?;

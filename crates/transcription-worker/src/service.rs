@@ -14,10 +14,13 @@ use model::{Clock, EngineName, Samples, StreamId};
 use outbox::Bell;
 use rpc::{
     INTERNAL_TOKEN, MESSAGES_WAITING_MAX, Source, WireError,
-    wire::{self, Opened, Request as Incoming, Response as Outgoing, TranscribeRequest, TranscribeResponse},
+    wire::{
+        self, Opened, RecognizeIn, RecognizeRequest, RecognizeResponse, Request as Incoming,
+        Response as Outgoing, TranscribeRequest, TranscribeResponse, TranslateRequest, TranslateResponse,
+    },
 };
 use storage::{NewStream, OpenStream, Storage, StorageError, StreamLimits};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,14 +29,19 @@ use crate::{
     capacity::{Place, RETRY_AFTER},
     finals::Finals,
     hearing::Engines,
+    languages::Unserved,
     meter::Meter,
     partials::Partials,
+    recognition,
     speakers::Speakers,
     stream::{Means, StreamTask},
 };
 
 /// How long a caller may take to send `open`.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Recordings that are heard at a time; more wait at their senders.
+const RECORDINGS_MAX: usize = 8;
 
 /// Streams by how their opening went.
 const STREAMS_TOTAL: &str = "worker_streams_opened_total";
@@ -51,6 +59,8 @@ pub(crate) fn register_metrics() {
 pub(crate) struct Service {
     internal_tokens: ServiceKeys,
     engines: Engines,
+    /// Places for recordings.
+    recordings: Arc<Semaphore>,
     owners: Owners,
     linger: Duration,
     limits: StreamLimits,
@@ -75,6 +85,7 @@ impl Service {
         Self {
             internal_tokens: settings.internal_tokens.clone(),
             engines,
+            recordings: Arc::new(Semaphore::new(RECORDINGS_MAX)),
             owners: Owners::default(),
             linger: settings.linger,
             limits: settings.limits,
@@ -95,11 +106,11 @@ impl Service {
         Err(Status::unauthenticated("INTERNAL_TOKEN of caller and worker differ"))
     }
 
-    fn admit(&self) -> Result<Place, Status> {
+    fn admit(&self, language: Option<&str>) -> Result<Place, Status> {
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }
-        self.engines.take().ok_or_else(|| wire::busy(RETRY_AFTER))
+        self.engines.take(language).ok_or_else(|| wire::busy(RETRY_AFTER))
     }
 
     /// Takes the stream over in the database; from here on nobody else can write to it.
@@ -141,6 +152,7 @@ fn storage_status(error: &StorageError) -> Status {
 
 #[tonic::async_trait]
 impl wire::Transcription for Service {
+    type RecognizeStream = Pin<Box<dyn Stream<Item = Result<RecognizeResponse, Status>> + Send>>;
     type TranscribeStream = Pin<Box<dyn Stream<Item = Result<TranscribeResponse, Status>> + Send>>;
 
     async fn transcribe(
@@ -148,9 +160,10 @@ impl wire::Transcription for Service {
         request: Request<Streaming<TranscribeRequest>>,
     ) -> Result<Response<Self::TranscribeStream>, Status> {
         self.authorize(&request)?;
-        let place = self.admit().inspect_err(|_| count("refused"))?;
         let mut incoming = request.into_inner();
-        let (source, first) = first_message(&mut incoming, &self.engines).await?;
+        let (source, first) = first_message(&mut incoming).await?;
+        self.engines.serve(source.language.as_deref()).map_err(unserved)?;
+        let place = self.admit(source.language.as_deref()).inspect_err(|_| count("refused"))?;
         let ownership = self.owners.own(source.stream);
         let open = self.take_over(&source).await.inspect_err(|_| count("failed"))?;
         let resume_at = first.max(open.stored_end);
@@ -161,34 +174,68 @@ impl wire::Transcription for Service {
         // The channel was just made and has room.
         let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(opened) }));
         let means = self.means(&source, &open);
-        let task = StreamTask::new(source, resume_at, &open, means);
+        let task = StreamTask::new(source, resume_at, &open, means).map_err(unserved)?;
         let (life, linger) = (self.life.clone(), self.linger);
         self.life.spawn(async move {
             let _place = place;
             task.run(incoming, outgoing, &life, ownership, linger).await;
         });
-        let responses = stream::unfold(responses, |mut responses| async move {
-            responses.recv().await.map(|response| (response, responses))
+        Ok(Response::new(answers(responses)))
+    }
+
+    async fn recognize(
+        &self,
+        request: Request<Streaming<RecognizeRequest>>,
+    ) -> Result<Response<Self::RecognizeStream>, Status> {
+        self.authorize(&request)?;
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(OPEN_LIMIT, incoming.message()).await;
+        let first = first.map_err(|_| WireError::Order("no begin within 5 s"))??;
+        let Some(RecognizeRequest { message: Some(RecognizeIn::Begin(begin)) }) = first else {
+            return Err(WireError::Order("the first message must be begin").into());
+        };
+        let wanted = rpc::recognition::Wanted::from_begin(begin)?;
+        let settings = recognition::settings(&wanted);
+        let hearing = self.engines.hear_recording(&settings, wanted.language.as_deref()).map_err(unserved)?;
+        if self.life.draining().is_cancelled() {
+            return Err(Status::unavailable("draining"));
+        }
+        let place = Arc::clone(&self.recordings).try_acquire_owned().map_err(|_| wire::busy(RETRY_AFTER))?;
+        let (outgoing, responses) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let stopping = self.life.stopping().clone();
+        self.life.spawn(async move {
+            let _place = place;
+            recognition::recognize(hearing, wanted, incoming, outgoing, stopping).await;
         });
-        Ok(Response::new(Box::pin(responses)))
+        Ok(Response::new(answers(responses)))
+    }
+
+    async fn translate(
+        &self,
+        request: Request<TranslateRequest>,
+    ) -> Result<Response<TranslateResponse>, Status> {
+        self.authorize(&request)?;
+        Err(Status::out_of_range("no translator is set"))
     }
 }
 
-async fn first_message(
-    incoming: &mut Streaming<TranscribeRequest>,
-    engines: &Engines,
-) -> Result<(Source, Samples), Status> {
+fn answers<T: Send + 'static>(
+    answers: mpsc::Receiver<Result<T, Status>>,
+) -> Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>> {
+    Box::pin(stream::unfold(answers, |mut answers| async move {
+        answers.recv().await.map(|answer| (answer, answers))
+    }))
+}
+
+/// A language that nobody serves; the text is for the user.
+pub(crate) fn unserved(unserved: Unserved) -> Status {
+    Status::out_of_range(unserved.to_string())
+}
+
+async fn first_message(incoming: &mut Streaming<TranscribeRequest>) -> Result<(Source, Samples), Status> {
     let first = tokio::time::timeout(OPEN_LIMIT, incoming.message()).await;
     match first.map_err(|_| WireError::Order("no open within 5 s"))?? {
-        Some(TranscribeRequest { message: Some(Incoming::Open(open)) }) => {
-            let (source, first) = Source::from_open(open)?;
-            match source.language.as_deref() {
-                None => {}
-                Some(language) if engines.speaks(language) => {}
-                Some(_) => return Err(Status::invalid_argument("language: this worker serves en")),
-            }
-            Ok((source, first))
-        }
+        Some(TranscribeRequest { message: Some(Incoming::Open(open)) }) => Ok(Source::from_open(open)?),
         _ => Err(WireError::Order("the first message must be open").into()),
     }
 }

@@ -6,10 +6,13 @@ use std::{
 
 use auth::ServiceKeys;
 use event_bus::BusSettings;
+use model::EngineName;
 use settings::Reader;
 use speech::GladiaSettings;
 use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
+
+use crate::languages::Languages;
 
 /// Streams that one worker takes at most, whatever its speed: each may hold a minute of sound in memory.
 const STREAMS_MAX: usize = 256;
@@ -30,7 +33,13 @@ const LAG_MS_MAX: i64 = 10_000;
 /// | `PARLEY_MODEL_DIR` | nearest `.parley/model` | folder of the speech model |
 /// | `ENGINE_THREADS` | cores | decodes at a time |
 /// | `STREAMS_MAX` | 256 | streams at a time |
-/// | `ENGINE` | `auto` | `gladia`, `moonshine` (embedded), or `auto`: Gladia when its key is set |
+/// | `ENGINE` | `auto` | `moonshine` (English), `whisper`, `gladia` or `openai` for every language that it knows, or `auto`: Gladia when its key is set, else Moonshine for English and Whisper or OpenAI's for the others |
+/// | `LANGUAGE_ENGINES` | by `ENGINE` | which engine hears which language: `en=moonshine,ru=openai,*=whisper` |
+/// | `LANGUAGE` | `en` | language of streams that do not say; `auto` to have it detected |
+/// | `SECOND_PASS` | none | `whisper` or `openai`: hears the finals of Moonshine's streams again |
+/// | `WHISPER_MODEL_DIR` | nearest `.parley/model-whisper` | folder of a multilingual Whisper in CTranslate2's format; a build with the feature `whisper` |
+/// | `WHISPER_THREADS` | 1 | utterances that Whisper decodes at a time |
+/// | `OPENAI_API_KEY` and others | see `speech` | a server with OpenAI's `/v1/audio/transcriptions` |
 /// | `GLADIA_API_KEY` and others | see `speech` | Gladia |
 /// | `SPEAKER_LAG_MS` | 250 | how much later than the sound of a room its active speakers are told; below 0 when the sound comes later |
 /// | `USER_STREAMS_MAX` | 5 | active streams of one user; 0 for any number |
@@ -57,8 +66,12 @@ pub struct WorkerSettings {
     pub engine_threads: usize,
     /// Streams at a time.
     pub streams_max: usize,
-    /// Gladia, when it is preferred.
+    /// Gladia, when it is used.
     pub gladia: Option<GladiaSettings>,
+    /// Which engine hears which language.
+    pub languages: Languages,
+    /// What hears the finals of Moonshine's streams again.
+    pub second_pass: Option<EngineName>,
     /// How much later than the sound of a room its active speakers are told.
     pub speaker_lag_ms: i64,
     /// How many streams a user, and the users of a session, may have active at a time.
@@ -87,7 +100,7 @@ impl WorkerSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let engine_threads = reader.or("ENGINE_THREADS", cores, "a number of threads").max(1);
         let streams_max = reader.or("STREAMS_MAX", STREAMS_MAX, "a number of streams").clamp(1, STREAMS_MAX);
-        let gladia = gladia(&mut reader);
+        let hearing = HearingSettings::read(&mut reader);
         let speaker_lag_ms = reader.or("SPEAKER_LAG_MS", 250_i64, "a number of milliseconds");
         let mut most = |name, default| {
             let most: u32 = reader.or(name, default, "a number of streams, or 0 for any number");
@@ -108,7 +121,9 @@ impl WorkerSettings {
                 model_dir,
                 engine_threads,
                 streams_max,
-                gladia,
+                gladia: hearing.gladia,
+                languages: hearing.languages?,
+                second_pass: hearing.second_pass,
                 speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
                 linger,
@@ -118,21 +133,66 @@ impl WorkerSettings {
     }
 }
 
-/// Gladia, unless `ENGINE` says otherwise.
-fn gladia(reader: &mut Reader) -> Option<GladiaSettings> {
-    let gladia = GladiaSettings::read(reader);
-    match reader.text("ENGINE").as_deref() {
-        None | Some("auto") => gladia,
-        Some("moonshine") => None,
-        Some("gladia") => {
-            if gladia.is_none() {
-                reader.problem("GLADIA_API_KEY", "required with ENGINE=gladia");
+/// What hears.
+struct HearingSettings {
+    gladia: Option<GladiaSettings>,
+    /// None after a problem.
+    languages: Option<Languages>,
+    second_pass: Option<EngineName>,
+}
+
+impl HearingSettings {
+    fn read(reader: &mut Reader) -> Self {
+        let gladia = GladiaSettings::read(reader);
+        let here = |engine: EngineName| match engine {
+            EngineName::Moonshine => true,
+            EngineName::Gladia => gladia.is_some(),
+            EngineName::Whisper | EngineName::OpenAi => false,
+        };
+        let others = [EngineName::Whisper, EngineName::OpenAi].into_iter().find(|engine| here(*engine));
+        let others = others.map(|engine| format!("*={}", engine.label()));
+        let named = reader.text("ENGINE");
+        let table: Vec<String> = match named.as_deref() {
+            None | Some("auto") if gladia.is_some() => vec!["*=gladia".to_owned()],
+            None | Some("auto") => std::iter::once("en=moonshine".to_owned()).chain(others).collect(),
+            Some("moonshine") => vec!["en=moonshine".to_owned()],
+            Some(engine) if EngineName::from_label(engine).is_some() => vec![format!("*={engine}")],
+            Some(_) => {
+                reader.problem("ENGINE", "expected auto, moonshine, whisper, gladia or openai");
+                vec!["en=moonshine".to_owned()]
             }
-            gladia
+        };
+        let given = reader.list("LANGUAGE_ENGINES");
+        let table = if given.is_empty() { table } else { given };
+        let default = reader.text("LANGUAGE").unwrap_or_else(|| "en".to_owned());
+        let languages = Languages::new(table.iter().map(String::as_str), &default);
+        let languages = languages.map_err(|problem| reader.problem("LANGUAGE_ENGINES", problem)).ok();
+
+        let second_pass = reader.text("SECOND_PASS").and_then(|name| match name.as_str() {
+            "none" => None,
+            "whisper" => Some(EngineName::Whisper),
+            "openai" => Some(EngineName::OpenAi),
+            _ => {
+                reader.problem("SECOND_PASS", "expected none, whisper or openai");
+                None
+            }
+        });
+        let used = |engine| {
+            second_pass == Some(engine) || languages.as_ref().is_some_and(|languages| languages.uses(engine))
+        };
+        for engine in EngineName::ALL.into_iter().filter(|engine| used(*engine) && !here(*engine)) {
+            match engine {
+                EngineName::Gladia => reader.problem("GLADIA_API_KEY", "required, as Gladia is to hear"),
+                EngineName::OpenAi => {
+                    reader.problem("OPENAI_API_KEY", "required, as a server of OpenAI's kind is to hear")
+                }
+                EngineName::Whisper => reader.problem(
+                    "ENGINE",
+                    "this build has no Whisper: build it with the feature whisper (make run WHISPER=1)",
+                ),
+                EngineName::Moonshine => {}
+            }
         }
-        Some(_) => {
-            reader.problem("ENGINE", "expected auto, gladia or moonshine");
-            None
-        }
+        Self { gladia, languages, second_pass }
     }
 }

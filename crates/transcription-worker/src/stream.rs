@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use lifecycle::Lifecycle;
-use model::{Clock, Fallback, Partial, PcmFrame, Samples, Speaker, UtteranceId};
+use model::{Clock, EngineName, Fallback, Partial, PcmFrame, Samples, Speaker, UtteranceId};
 use rpc::{
     Source, WINDOW, WireError,
     wire::{
@@ -22,7 +22,8 @@ use tonic::{Status, Streaming};
 use crate::{
     filter::{Filter, Verdict},
     finals::{Finals, Utterance},
-    hearing::{EMBEDDED_LANGUAGE, Engines, Heard, Hearing},
+    hearing::{Engines, Heard, Hearing},
+    languages::Unserved,
     meter::Meter,
     partials::Partials,
     service::Ownership,
@@ -94,8 +95,10 @@ pub(crate) struct StreamTask {
     source: Source,
     hearing: Hearing,
     fallback: Option<Fallback>,
-    /// Whether the source was told which engine hears.
-    engine_told: bool,
+    /// Which engine the source was told of last.
+    engine_told: Option<EngineName>,
+    /// A language that was asked for in mid-stream and that nobody serves; the source is to be told.
+    refused: Option<Unserved>,
     finals: Finals,
     partials: Partials,
     meter: Meter,
@@ -126,23 +129,33 @@ pub(crate) struct Means {
 }
 
 impl StreamTask {
-    pub(crate) fn new(source: Source, resume_at: Samples, open: &OpenStream, means: Means) -> Self {
+    /// Ready to serve a call.
+    ///
+    /// # Errors
+    /// Nobody serves the language.
+    pub(crate) fn new(
+        source: Source,
+        resume_at: Samples,
+        open: &OpenStream,
+        means: Means,
+    ) -> Result<Self, Unserved> {
         let settings = ListenerSettings {
             endpointing: source
                 .endpointing_ms
                 .map_or(ENDPOINTING, |millis| Duration::from_millis(millis.into())),
-            partials: source.partials,
+            partial_interval: ListenerSettings::default().partial_interval.filter(|_| source.partials),
             first: resume_at,
             next_number: open.next_utterance,
             ..ListenerSettings::default()
         };
         let Means { engines, finals, mut meter, partials, speakers, clock } = means;
-        let (hearing, fallback) = engines.hear(&settings, source.language.as_deref());
+        let (hearing, fallback) = engines.hear(&settings, source.language.as_deref())?;
         meter.set_engine(hearing.engine());
-        Self {
+        Ok(Self {
             hearing,
             fallback,
-            engine_told: false,
+            engine_told: None,
+            refused: None,
             finals,
             partials,
             meter,
@@ -157,7 +170,7 @@ impl StreamTask {
             acknowledged: resume_at,
             stopped: false,
             source,
-        }
+        })
     }
 
     /// Serves the call to its end, and what it leaves behind.
@@ -221,9 +234,17 @@ impl StreamTask {
                 let _ = outgoing.send(Ok(TranscribeResponse { message: Some(ended) })).await;
                 return End::Stopped;
             }
-            if !self.engine_told {
-                let hearing = wire::to_hearing(self.hearing.engine(), self.fallback.as_ref());
-                self.engine_told = outgoing.try_send(Ok(hearing)).is_ok();
+            if let Some(refused) = self.refused.take() {
+                let message = wire::Unserved { message: refused.to_string() };
+                // A source that does not read asks again, or does not care.
+                let _ =
+                    outgoing.try_send(Ok(TranscribeResponse { message: Some(Outgoing::Unserved(message)) }));
+            }
+            let engine = self.hearing.engine();
+            if self.engine_told != Some(engine) {
+                self.meter.set_engine(engine);
+                let told = outgoing.try_send(Ok(wire::to_hearing(engine, self.fallback.as_ref()))).is_ok();
+                self.engine_told = told.then_some(engine);
             }
             let room = self.hearing.has_room() && self.heard() - self.acknowledged < WINDOW + WINDOW;
             tokio::select! {
@@ -283,6 +304,10 @@ impl StreamTask {
             }
             Some(Incoming::Finalize(_)) => self.hearing.finalize(),
             Some(Incoming::Stop(_)) => self.end(),
+            Some(Incoming::Speak(speak)) => {
+                wire::check_language(&speak.language).map_err(End::Refused)?;
+                self.refused = self.hearing.speak(&speak.language).err().or(self.refused.take());
+            }
             Some(Incoming::Open(_)) => return Err(End::Refused(WireError::Order("open may come only once"))),
             // A kind of message that this version does not know.
             None => {}
@@ -347,8 +372,7 @@ impl StreamTask {
                 Heard::Settled => Ok(()),
                 Heard::FellBack(why) => {
                     tracing::warn!(stream = %self.source.stream, reason = why.reason, "Gladia has failed; the embedded engine goes on");
-                    self.meter.set_engine(self.hearing.engine());
-                    (self.fallback, self.engine_told) = (Some(why), false);
+                    (self.fallback, self.engine_told) = (Some(why), None);
                     Ok(())
                 }
                 Heard::Defect => Err(End::Defect),
@@ -483,12 +507,8 @@ impl StreamTask {
                 });
                 return;
             }
-            Spoken::Final { number, revision: 0, text, words, language, start, end } => {
+            Spoken::Final { number, revision: 0, text, words, language, start, end, .. } => {
                 self.release(number);
-                let language = language.or_else(|| match self.hearing {
-                    Hearing::Gladia(_) => None,
-                    Hearing::Embedded(_) | Hearing::FallingBack(_) => Some(EMBEDDED_LANGUAGE.to_owned()),
-                });
                 let utterance = Utterance { number, speaker, text, words, language, start, end };
                 self.finals.push(utterance, settled);
                 "final"

@@ -346,13 +346,20 @@ impl Connection {
     }
 
     async fn hear_text(&mut self, text: &Utf8Bytes) -> Flow {
-        let message = match ClientMessage::parse(text, &self.edge.settings.languages) {
+        let message = match ClientMessage::parse(text) {
             Ok(message) => message,
             Err(error) => return self.refuse(error.fault(), &error.to_string()).await,
         };
         match message {
             ClientMessage::Init(init) => return self.init(init).await,
             ClientMessage::Follow { since } => self.replay_from(since),
+            ClientMessage::Language(language) => {
+                if matches!(self.voice, Voice::Speaking(_)) {
+                    self.command(Command::Speak(language));
+                } else if let Voice::Silent(Some(promised)) = &mut self.voice {
+                    promised.1.language = Some(language);
+                }
+            }
             ClientMessage::Finalize => {
                 if matches!(self.voice, Voice::Speaking(_)) {
                     self.command(Command::Finalize);

@@ -361,7 +361,7 @@ impl Egress {
                     self.command(command);
                 }
             }
-            Next::Report(Some(Report::Acknowledged(_) | Report::Gap { .. })) => {}
+            Next::Report(Some(Report::Acknowledged(_) | Report::Gap { .. } | Report::Unserved(_))) => {}
             Next::Report(report) => {
                 (self.voice, self.blocked, self.heard_until) = (None, None, None);
                 if let Some(Report::Failed { retry_after, .. }) = report {

@@ -59,6 +59,8 @@ pub(crate) enum ClientMessage {
     Follow {
         since: Sequence,
     },
+    /// From here on another language is spoken (BCP 47 or `auto`).
+    Language(String),
     Finalize,
     Stop,
     Ping,
@@ -74,7 +76,7 @@ pub(crate) enum ClientMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Init {
     pub(crate) format: Format,
-    /// `None` when the language is to be found out.
+    /// BCP 47; `auto` to have it found out; `None` for the default of the workers.
     pub(crate) language: Option<String>,
     pub(crate) translate_to: Vec<String>,
     pub(crate) partials: bool,
@@ -122,23 +124,21 @@ pub(crate) enum BadMessage {
     Field { field: &'static str, expected: &'static str },
     #[error(transparent)]
     Audio(#[from] AudioError),
-    #[error("language {asked} is not served; choose one of: auto, {served}")]
-    Language { asked: String, served: String },
 }
 
 impl BadMessage {
     pub(crate) fn fault(&self) -> FaultKind {
         match self {
             Self::TooLong => FaultKind::TooLarge,
-            Self::NotJson | Self::Field { .. } | Self::Language { .. } => FaultKind::Caller,
+            Self::NotJson | Self::Field { .. } => FaultKind::Caller,
             Self::Audio(error) => error.fault(),
         }
     }
 }
 
 impl ClientMessage {
-    /// Reads a text message. `languages` are the ones that the workers serve.
-    pub(crate) fn parse(text: &str, languages: &[String]) -> Result<Self, BadMessage> {
+    /// Reads a text message.
+    pub(crate) fn parse(text: &str) -> Result<Self, BadMessage> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(BadMessage::TooLong);
         }
@@ -148,7 +148,8 @@ impl ClientMessage {
             return Err(BadMessage::Field { field: "type", expected: "a string" });
         };
         match kind {
-            "init" => fields.init(languages).map(Self::Init),
+            "init" => fields.init().map(Self::Init),
+            "language" => fields.language()?.map(Self::Language).ok_or(LANGUAGE_MISSING),
             "follow" => Ok(Self::Follow { since: Sequence(fields.whole("since")?.unwrap_or(0)) }),
             "finalize" => Ok(Self::Finalize),
             "stop" => Ok(Self::Stop),
@@ -164,6 +165,9 @@ impl ClientMessage {
         }
     }
 }
+
+const LANGUAGE_MISSING: BadMessage =
+    BadMessage::Field { field: "language", expected: "a language tag such as en, or auto" };
 
 /// The fields of a message; null is the same as absent.
 struct Fields<'a>(&'a Map<String, Value>);
@@ -195,7 +199,7 @@ impl<'a> Fields<'a> {
         self.read(field, "a whole number, not negative", whole)
     }
 
-    fn init(&self, languages: &[String]) -> Result<Init, BadMessage> {
+    fn init(&self) -> Result<Init, BadMessage> {
         let encoding = match self.text("encoding")? {
             Some(name) => name.parse::<Encoding>()?,
             None => Encoding::Auto,
@@ -213,7 +217,7 @@ impl<'a> Fields<'a> {
         let resume = self.read("resume", "an object with stream and acked", Value::as_object)?;
         Ok(Init {
             format,
-            language: self.language(languages)?,
+            language: self.language()?,
             translate_to: self.translate_to()?,
             partials: self.flag("partials")?.unwrap_or(true),
             endpointing_ms,
@@ -232,16 +236,8 @@ impl<'a> Fields<'a> {
         Ok(stream.map(|stream| Resume { stream, acked: Samples(acked.unwrap_or(0)) }))
     }
 
-    fn language(&self, served: &[String]) -> Result<Option<String>, BadMessage> {
-        let asked = match self.read("language", "a language tag such as en, or auto", language_tag)? {
-            Some(tag) if !tag.eq_ignore_ascii_case("auto") => tag,
-            _ => return Ok(None),
-        };
-        let primary = asked.split('-').next().unwrap_or_default();
-        if served.iter().any(|language| language.eq_ignore_ascii_case(primary)) {
-            return Ok(Some(asked));
-        }
-        Err(BadMessage::Language { asked, served: served.join(", ") })
+    fn language(&self) -> Result<Option<String>, BadMessage> {
+        self.read("language", "a language tag such as en, or auto", language_tag)
     }
 
     fn translate_to(&self) -> Result<Vec<String>, BadMessage> {
@@ -634,7 +630,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<ClientMessage, String> {
-        ClientMessage::parse(text, &["en".to_owned()]).map_err(|error| error.to_string())
+        ClientMessage::parse(text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -677,7 +673,7 @@ mod tests {
             assert!(error.contains(named), "{text}: {error}");
         }
         assert!(parse(&"[".repeat(10_000)).is_err());
-        assert_eq!(ClientMessage::parse(&" ".repeat(TEXT_BYTES_MAX + 1), &[]), Err(BadMessage::TooLong));
+        assert_eq!(ClientMessage::parse(&" ".repeat(TEXT_BYTES_MAX + 1)), Err(BadMessage::TooLong));
     }
 
     #[test]
@@ -690,14 +686,18 @@ mod tests {
     }
 
     #[test]
-    fn a_language_nobody_serves_is_refused_by_name() {
-        for (language, expected) in [("en", Some("en")), ("EN-us", Some("EN-us")), ("auto", None)] {
+    fn a_language_is_passed_on_as_it_was_said() {
+        for language in ["en", "EN-us", "auto"] {
             let text = format!(r#"{{"type":"init","language":"{language}"}}"#);
-            let Ok(ClientMessage::Init(init)) = parse(&text) else { panic!("{language}") };
-            assert_eq!(init.language.as_deref(), expected);
+            let Ok(ClientMessage::Init(init)) = ClientMessage::parse(&text) else { panic!("{language}") };
+            assert_eq!(init.language.as_deref(), Some(language));
         }
-        let error = parse(r#"{"type":"init","language":"de-AT"}"#).unwrap_err();
-        assert_eq!(error, "language de-AT is not served; choose one of: auto, en");
+        let parse = ClientMessage::parse;
+        assert_eq!(parse(r#"{"type":"language","language":"ru"}"#), Ok(ClientMessage::Language("ru".into())));
+        assert_eq!(
+            parse(r#"{"type":"language"}"#).unwrap_err().to_string(),
+            "language must be a language tag such as en, or auto"
+        );
     }
 
     #[test]

@@ -29,7 +29,6 @@
 //! | `CORS_ORIGIN` | any | origins of web pages, separated by commas; checked on upgrades too |
 //! | `TRUSTED_PROXIES` | loopback | addresses or networks whose `X-Real-IP` and `X-Forwarded-For` are believed |
 //! | `TRANSCRIPT_MESSAGES` | `split` | shape of captions: `split`, `transcript` or `both`; `?messages=` overrules |
-//! | `LANGUAGES` | `en` | primary languages that the workers serve, separated by commas |
 //! | `CONNECTIONS_MAX` | 10000 | sockets and requests at a time |
 //! | `HANDSHAKES_PER_SECOND` | 50 | new sockets a second from one address; four seconds' worth at once |
 //! | `IDENTITY_HANDSHAKES_PER_SECOND` | 10 | new sockets a second of one participant; four seconds' worth at once |
@@ -155,7 +154,6 @@ pub struct EdgeSettings {
     pub(crate) origins: Vec<String>,
     pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) shape: Shape,
-    pub(crate) languages: Vec<String>,
     pub(crate) connections_max: usize,
     pub(crate) address_handshakes: NonZeroU32,
     pub(crate) identity_handshakes: NonZeroU32,
@@ -222,10 +220,6 @@ impl EdgeSettings {
         let telemetry = TelemetrySettings::read(&mut reader);
         let origins = origins(&mut reader);
         let trusted_proxies = trusted_proxies(&mut reader);
-        let mut languages = reader.list("LANGUAGES");
-        if languages.is_empty() {
-            languages.push("en".to_owned());
-        }
         let positive = "a positive number";
         let mut rate = |name, default: u32| {
             reader.or(name, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN), positive)
@@ -284,7 +278,6 @@ impl EdgeSettings {
                 origins,
                 trusted_proxies,
                 shape,
-                languages,
                 connections_max: usize::try_from(connections_max.get()).unwrap_or(usize::MAX),
                 address_handshakes,
                 identity_handshakes,

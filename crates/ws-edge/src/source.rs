@@ -36,6 +36,8 @@ const BATCH_MAX: usize = 8;
 pub(crate) enum Command {
     Audio(Bytes),
     Finalize,
+    /// From here on another language (BCP 47 or `auto`) is spoken.
+    Speak(String),
     /// A new socket goes on with the stream; its audio is a new beginning to the decoder.
     Continue {
         format: Format,
@@ -65,6 +67,8 @@ pub(crate) enum Report {
         start: Samples,
         end: Samples,
     },
+    /// What was asked for in mid-stream cannot be had; the text is for the user.
+    Unserved(String),
     /// The bytes are not the sound that they claim to be. What came before is finished.
     Undecodable(AudioError),
     /// Nothing more will be taken; nothing follows.
@@ -143,7 +147,7 @@ impl Source {
             tokio::select! {
                 biased;
                 report = reports.recv() => match report {
-                    Some(Report::Acknowledged(_) | Report::Gap { .. }) => {}
+                    Some(Report::Acknowledged(_) | Report::Gap { .. } | Report::Unserved(_)) => {}
                     Some(report) => return Err(report),
                     None => return Err(Report::Elsewhere),
                 },
@@ -368,6 +372,7 @@ async fn follow(
                     }
                 }
                 Command::Finalize => intake.uplink.finalize().await?,
+                Command::Speak(language) => intake.uplink.speak(language).await?,
                 Command::Continue { format, at, received } => {
                     present = sitting;
                     let had = intake.go_on(format, at, desk).await?;
@@ -443,6 +448,7 @@ async fn hear(edge: &Edge, mut events: UplinkEvents, desk: &Arc<Desk>, status: w
                 desk.set_acknowledged(samples);
                 desk.mention(Report::Acknowledged(samples));
             }
+            UplinkEvent::Unserved(message) => desk.mention(Report::Unserved(message)),
             UplinkEvent::Gap { start, end } => {
                 edge.tally.audio_lost((end - start).duration());
                 losses.add(start, end);

@@ -17,7 +17,7 @@ async fn gladia() -> GladiaServer {
     let moonshine = Mutex::new(Moonshine::load(&files, 1).unwrap());
     GladiaServer::start(move |samples| {
         let pcm: Vec<f32> = samples.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
-        moonshine.lock().unwrap().recognize(&pcm).unwrap().text()
+        moonshine.lock().unwrap().recognize(&pcm, &speech::Wanted::default()).unwrap().text()
     })
     .await
 }

@@ -29,7 +29,7 @@ const GAP_MARGIN: Duration = Duration::from_millis(500);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a session has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum GladiaEvent {
     /// A text.
     Spoken(Spoken),
@@ -100,7 +100,7 @@ impl GladiaSession {
             shared,
             news,
             utterances,
-            partials: settings.partials,
+            partials: settings.partial_interval.is_some(),
             endpointing: wire::endpointing(settings.endpointing),
             state: State::Open,
             _link: task,

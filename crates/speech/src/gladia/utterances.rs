@@ -130,6 +130,8 @@ impl Utterances {
                     text: known.text.clone(),
                     words: placed(words, tape, start, end),
                     language,
+                    // Gladia tells a confidence for each word; its text is believed as it is.
+                    logprob: 0.0,
                     start,
                     end,
                 })

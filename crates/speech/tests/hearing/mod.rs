@@ -174,8 +174,8 @@ pub fn answer(recognizer: &mut dyn Recognizer, decode: &Decode) -> (speech::Hypo
     let hypothesis = match decode.known() {
         Some(known) => known.clone(),
         None => match &decode.earlier {
-            Some(earlier) => recognizer.recognize_again(&decode.pcm, earlier).unwrap(),
-            None => recognizer.recognize(&decode.pcm).unwrap(),
+            Some(earlier) => recognizer.recognize_again(&decode.pcm, &decode.wanted, earlier).unwrap(),
+            None => recognizer.recognize(&decode.pcm, &decode.wanted).unwrap(),
         },
     };
     (hypothesis, began.elapsed().as_secs_f64())
@@ -192,12 +192,12 @@ pub fn finals(said: &[Said]) -> String {
 
 /// A listener that hears everything at once: the offline comparison, same cuts, one decode each.
 pub fn offline(recognizer: &mut dyn Recognizer, pcm: &[i16], settings: &ListenerSettings) -> Vec<Spoken> {
-    let mut listener = Listener::new(ListenerSettings { partials: false, ..settings.clone() });
+    let mut listener = Listener::new(ListenerSettings { partial_interval: None, ..settings.clone() });
     let mut spoken = Vec::new();
     let now = Instant::now();
     let mut settle = |listener: &mut Listener| {
         while let Some(decode) = listener.next(now) {
-            let hypothesis = recognizer.recognize(&decode.pcm).unwrap();
+            let hypothesis = recognizer.recognize(&decode.pcm, &decode.wanted).unwrap();
             spoken.extend(listener.decoded(decode.ticket, Ok(hypothesis), now));
         }
     };

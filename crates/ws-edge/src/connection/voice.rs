@@ -156,7 +156,7 @@ impl Connection {
                 Close::after(error.fault()),
                 protocol::error(error.fault(), &error.to_string(), None),
             ),
-            Report::Acknowledged(_) | Report::Gap { .. } | Report::Ended(_) => GO_ON,
+            Report::Acknowledged(_) | Report::Gap { .. } | Report::Unserved(_) | Report::Ended(_) => GO_ON,
         }
     }
 
@@ -279,6 +279,7 @@ impl Connection {
                 self.send(protocol::ack(stream, samples)).await
             }
             Some(Report::Acknowledged(_)) => GO_ON,
+            Some(Report::Unserved(message)) => self.send(protocol::warning("language", &message)).await,
             Some(Report::Gap { lost, start, end }) => {
                 let text = format!(
                     "{lost} of audio between {start} and {end} was lost: transcription is overloaded or away"

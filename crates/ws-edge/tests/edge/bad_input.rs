@@ -20,7 +20,8 @@ async fn messages_that_cannot_be_followed_are_answered_and_the_socket_stays() {
         ("{}", "type must be a string"),
         (r#"{"type":"init","sampleRate":"fast"}"#, "sampleRate"),
         (r#"{"type":"init","encoding":"morse"}"#, "encoding must be one of"),
-        (r#"{"type":"init","language":"de"}"#, "language de is not served; choose one of: auto, en"),
+        (r#"{"type":"init","language":"<script>"}"#, "language must be a language tag"),
+        (r#"{"type":"language"}"#, "language must be a language tag"),
         (r#"{"type":"follow","since":{}}"#, "since"),
     ] {
         client.say_text(text).await;

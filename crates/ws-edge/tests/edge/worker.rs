@@ -11,8 +11,9 @@ use futures_util::{Stream, stream};
 use lifecycle::Lifecycle;
 use model::Clock;
 use rpc::wire::{
-    Acknowledged, Ended, Opened, Request as Incoming, Response as Outgoing, Source, TranscribeRequest,
-    TranscribeResponse, Transcription, TranscriptionServer, busy, from_audio, status,
+    Acknowledged, Ended, Opened, RecognizeRequest, RecognizeResponse, Request as Incoming,
+    Response as Outgoing, Source, TranscribeRequest, TranscribeResponse, Transcription, TranscriptionServer,
+    TranslateRequest, TranslateResponse, busy, from_audio, status,
 };
 use storage::{NewStream, Storage};
 use tokio::sync::mpsc;
@@ -112,6 +113,7 @@ impl Worker {
                     self.heard(|heard| heard.finalized += 1);
                     continue;
                 }
+                Incoming::Speak(_) => continue,
                 Incoming::Open(_) => panic!("open comes once"),
             };
             if !say(answer).await {
@@ -123,7 +125,19 @@ impl Worker {
 
 #[tonic::async_trait]
 impl Transcription for Worker {
+    type RecognizeStream = Pin<Box<dyn Stream<Item = Result<RecognizeResponse, Status>> + Send>>;
     type TranscribeStream = Pin<Box<dyn Stream<Item = Result<TranscribeResponse, Status>> + Send>>;
+
+    async fn recognize(
+        &self,
+        _: Request<Streaming<RecognizeRequest>>,
+    ) -> Result<Response<Self::RecognizeStream>, Status> {
+        Err(Status::unimplemented("this worker hears streams"))
+    }
+
+    async fn translate(&self, _: Request<TranslateRequest>) -> Result<Response<TranslateResponse>, Status> {
+        Err(Status::unimplemented("this worker hears streams"))
+    }
 
     async fn transcribe(
         &self,
