@@ -5,5 +5,7 @@
 
 mod cues;
 mod render;
+mod translated;
 
 pub use render::{Format, UnknownFormat, render};
+pub use translated::translated;

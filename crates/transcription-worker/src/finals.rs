@@ -7,6 +7,8 @@ use outbox::Bell;
 use rpc::Source;
 use storage::{NewFinal, OpenStream, Recorded, Revision, Storage, StorageError};
 
+use crate::translating::Targets;
+
 /// Wait between attempts while Postgres is away: doubles from the first to the last.
 pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -29,6 +31,7 @@ pub(crate) struct Finals {
     epoch: i64,
     storage: Storage,
     bell: Bell,
+    targets: Targets,
     clock: Clock,
     waiting: VecDeque<Waiting>,
     storing: Option<Storing>,
@@ -57,6 +60,7 @@ impl Finals {
         open: &OpenStream,
         storage: Storage,
         bell: Bell,
+        targets: Targets,
         clock: Clock,
     ) -> Self {
         Self {
@@ -65,6 +69,7 @@ impl Finals {
             epoch: open.epoch,
             storage,
             bell,
+            targets,
             clock,
             waiting: VecDeque::new(),
             storing: None,
@@ -73,6 +78,7 @@ impl Finals {
 
     /// Queues a final. `settled` is the position up to which audio was settled before it.
     pub(crate) fn push(&mut self, utterance: Utterance, settled: Samples) {
+        let translate_to = self.targets.of(utterance.language.as_deref());
         let segment = NewFinal {
             session_id: self.session_id,
             session: self.source.session.clone(),
@@ -85,6 +91,7 @@ impl Finals {
             start: utterance.start,
             end: utterance.end,
             words: utterance.words,
+            translate_to,
             at: self.clock.now(),
         };
         self.waiting.push_back(Waiting { what: Waited::Final(segment), settled });
@@ -114,6 +121,11 @@ impl Finals {
         })
     }
 
+    /// Languages that nobody translates into, for the user; each is told once.
+    pub(crate) fn unserved(&mut self) -> Option<String> {
+        self.targets.unserved()
+    }
+
     /// Whether all are stored.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -139,6 +151,7 @@ impl Finals {
         stored?;
         self.waiting.pop_front();
         self.bell.ring();
+        self.targets.ring();
         Ok(())
     }
 

@@ -234,8 +234,9 @@ impl StreamTask {
                 let _ = outgoing.send(Ok(TranscribeResponse { message: Some(ended) })).await;
                 return End::Stopped;
             }
-            if let Some(refused) = self.refused.take() {
-                let message = wire::Unserved { message: refused.to_string() };
+            let refused = self.refused.take().map(|refused| refused.to_string());
+            if let Some(message) = refused.or_else(|| self.finals.unserved()) {
+                let message = wire::Unserved { message };
                 // A source that does not read asks again, or does not care.
                 let _ =
                     outgoing.try_send(Ok(TranscribeResponse { message: Some(Outgoing::Unserved(message)) }));

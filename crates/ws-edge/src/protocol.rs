@@ -1,10 +1,13 @@
 //! Client JSON, both ways: what a socket's text messages say, converted from and to `model`. The shapes of system A
 //! come first in each message, our own fields after them.
 
+use std::collections::BTreeMap;
+
 use audio::{AudioError, Encoding, Format};
 use model::{
     Caption, EngineName, Fallback, FaultKind, Final, Identity, JsonObject, Outside, Partial, Samples,
-    Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, UserId, UtteranceId,
+    Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, Translation, UserId,
+    UtteranceId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -22,8 +25,8 @@ const ENDPOINTING_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
 /// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends at least 35).
 const LANGUAGE_BYTES_MAX: usize = 35;
 
-/// Most languages that a client may ask translations into.
-const TRANSLATIONS_MAX: usize = 16;
+/// Most languages that a client may ask translations into (proto/parley/transcription/v1).
+const TRANSLATIONS_MAX: usize = 8;
 
 /// Longest name to show, in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -241,11 +244,19 @@ impl<'a> Fields<'a> {
     }
 
     fn translate_to(&self) -> Result<Vec<String>, BadMessage> {
-        let languages = self.read("translateTo", "a list of at most 16 language tags", |value| {
+        let asked = self.read("translateTo", "a list of at most 8 language tags", |value| {
             let list = value.as_array().filter(|list| list.len() <= TRANSLATIONS_MAX)?;
-            list.iter().map(language_tag).collect()
+            list.iter().map(language_tag).collect::<Option<Vec<_>>>()
         })?;
-        Ok(languages.unwrap_or_default())
+        // As clients of system D say it.
+        let one = self.read("targetLanguage", "a language tag such as ar", language_tag)?;
+        let mut languages: Vec<String> = Vec::new();
+        for language in asked.unwrap_or_else(|| one.into_iter().collect()) {
+            if !languages.iter().any(|known| known.eq_ignore_ascii_case(&language)) {
+                languages.push(language);
+            }
+        }
+        Ok(languages)
     }
 
     /// Without an `event` it is a message to be sent, whose `type` is called `kind`, since it has one already.
@@ -302,7 +313,7 @@ pub(crate) fn shown_name(value: &Value) -> Option<Option<String>> {
 }
 
 fn encode(message: &impl Serialize) -> Utf8Bytes {
-    // Nothing here can fail to serialize: no maps, no foreign `Serialize`.
+    // Nothing here can fail to serialize: no maps but those of texts, no foreign `Serialize`.
     serde_json::to_string(message).unwrap_or_default().into()
 }
 
@@ -384,6 +395,9 @@ struct Transcript<'a> {
     words: Vec<TranscriptWord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<&'a str>,
+    /// What is known of it in other languages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    translations: Option<&'a BTreeMap<String, String>>,
     /// Where it was heard; one from outside has no place in a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<StreamId>,
@@ -449,6 +463,8 @@ pub(crate) fn transcript(caption: &Caption, split: bool) -> Utf8Bytes {
         Caption::Final(segment) => {
             transcript_final(segment, if split { "transcript_final" } else { "transcript" })
         }
+        // It has one shape.
+        Caption::Translation(told) => translation(told),
     }
 }
 
@@ -472,6 +488,7 @@ fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
         stable: partial.stable,
         words: Vec::new(),
         language: partial.language.as_deref(),
+        translations: None,
         stream,
     })
 }
@@ -506,7 +523,50 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
             })
             .collect(),
         language: segment.language.as_deref(),
+        translations: Some(&segment.translations).filter(|translations| !translations.is_empty()),
         stream,
+    })
+}
+
+/// What became of a translation.
+pub(crate) fn translation(translation: &Translation) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Message<'a> {
+        r#type: &'static str,
+        session_slug: &'a str,
+        utterance_id: &'a UtteranceId,
+        language: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+        /// Why there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        speaker: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        speaker_id: Option<&'a str>,
+        ts: Timestamp,
+        sequence: Sequence,
+        #[serde(skip_serializing_if = "is_first")]
+        revision: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<StreamId>,
+    }
+    let (speaker, speaker_id) = speaker(&translation.speaker, None);
+    encode(&Message {
+        r#type: "translation",
+        session_slug: translation.session.as_str(),
+        utterance_id: &translation.utterance,
+        language: &translation.language,
+        text: translation.outcome.as_deref().ok(),
+        error: translation.outcome.as_ref().err().map(|failure| failure.label()),
+        speaker,
+        speaker_id,
+        ts: translation.at,
+        sequence: translation.sequence,
+        revision: translation.revision,
+        stream: translation.utterance.stream(),
     })
 }
 
@@ -732,6 +792,7 @@ mod tests {
             words: vec![model::Word { text: "Über".into(), start: Samples(16_000), end: Samples(20_000) }],
             at: Timestamp(1_700_000_000_000),
             outside: None,
+            translations: BTreeMap::new(),
         }
     }
 

@@ -56,6 +56,7 @@ fn utterance(session: &str, stream: StreamId, open: &OpenStream, number: u32) ->
         start,
         end: start + Samples(16_000),
         words: vec![Word { text: "Utterance".to_owned(), start, end: start + Samples(8_000) }],
+        translate_to: Vec::new(),
         at: Timestamp(NOW.0 + i64::from(number)),
     }
 }
@@ -65,4 +66,19 @@ async fn store(storage: &Storage, segment: &NewFinal) -> model::Final {
         Recorded::Stored(stored) => *stored,
         Recorded::AlreadyStored => panic!("already stored: {:?}", segment.number),
     }
+}
+
+/// The finals among what is stored of a session after a sequence.
+async fn finals_since(
+    storage: &Storage,
+    session: &SessionSlug,
+    after: Sequence,
+    limit: u32,
+) -> Vec<model::Final> {
+    let entries = storage.entries_since(session, after, limit).await.unwrap();
+    let segments = entries.into_iter().filter_map(|entry| match entry {
+        model::Entry::Final(segment) => Some(segment),
+        model::Entry::Translation(_) => None,
+    });
+    segments.collect()
 }

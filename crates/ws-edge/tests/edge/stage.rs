@@ -278,6 +278,7 @@ impl Voice {
             start: Samples(end - 16_000),
             end: Samples(end),
             words: Vec::new(),
+            translate_to: Vec::new(),
             at: Timestamp(Clock::system().now().0),
         };
         match stage.storage.record_final(&segment).await.unwrap() {
