@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{Clock, Samples, SessionId, Speaker, StreamId, UtteranceId, Word};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, Untranslated, UtteranceId, Word};
 use outbox::Bell;
 use rpc::Source;
-use storage::{NewFinal, OpenStream, Recorded, Revision, Storage, StorageError};
+use storage::{NewFinal, NewTranslation, OpenStream, Recorded, Revision, Storage, StorageError};
 
 use crate::translating::Targets;
 
@@ -46,6 +46,8 @@ enum Waited {
     Final(NewFinal),
     /// Another text for a final that is stored, or waits before this one.
     Correction(Revision),
+    /// One that was stored, or waits before this, in another language.
+    Translation(NewTranslation),
 }
 
 struct Waiting {
@@ -113,11 +115,33 @@ impl Finals {
         self.waiting.push_back(Waiting { what: Waited::Correction(correction), settled });
     }
 
+    /// Whether its engine is to translate them to English.
+    pub(crate) fn speech_to_english(&self) -> bool {
+        self.targets.english().is_some()
+    }
+
+    /// Queues what a final that was queued before is in English; `None` when the engine could not say.
+    pub(crate) fn translated(&mut self, number: u32, text: Option<String>) {
+        let Some(target) = self.targets.english() else { return };
+        let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let translation = NewTranslation {
+            session: self.source.session.clone(),
+            utterance: UtteranceId::Heard { stream: self.source.stream, number },
+            revision: 0,
+            target: target.to_owned(),
+            outcome: text.ok_or(Untranslated::Refused),
+            at: self.clock.now(),
+        };
+        // No sound waits for it.
+        self.waiting
+            .push_back(Waiting { what: Waited::Translation(translation), settled: Samples(u64::MAX) });
+    }
+
     /// Where the oldest ends; the sound before must be metered before it is stored. `None` when none waits.
     pub(crate) fn next_end(&self) -> Option<Samples> {
         self.waiting.front().map(|first| match &first.what {
             Waited::Final(segment) => segment.end,
-            Waited::Correction(_) => Samples(0),
+            Waited::Correction(_) | Waited::Translation(_) => Samples(0),
         })
     }
 
@@ -172,6 +196,9 @@ async fn store(storage: Storage, stream: StreamId, what: Waited) -> Result<(), S
                 storage.record_final(segment).await.map(|recorded| recorded == Recorded::AlreadyStored)
             }
             Waited::Correction(correction) => storage.revise(correction).await.map(|stored| stored.is_none()),
+            Waited::Translation(translation) => {
+                storage.tell_translation(translation).await.map(|told| told.is_none())
+            }
         };
         match stored {
             Err(StorageError::Superseded | StorageError::Forbidden) => return Err(StorageError::Superseded),

@@ -149,7 +149,8 @@ impl StreamTask {
             ..ListenerSettings::default()
         };
         let Means { engines, finals, mut meter, partials, speakers, clock } = means;
-        let (hearing, fallback) = engines.hear(&settings, source.language.as_deref())?;
+        let (hearing, fallback) =
+            engines.hear(&settings, source.language.as_deref(), finals.speech_to_english())?;
         meter.set_engine(hearing.engine());
         Ok(Self {
             hearing,
@@ -371,6 +372,10 @@ impl StreamTask {
                     Ok(())
                 }
                 Heard::Settled => Ok(()),
+                Heard::Translated(number, text) => {
+                    self.finals.translated(number, text);
+                    Ok(())
+                }
                 Heard::FellBack(why) => {
                     tracing::warn!(stream = %self.source.stream, reason = why.reason, "Gladia has failed; the embedded engine goes on");
                     (self.fallback, self.engine_told) = (Some(why), None);

@@ -100,10 +100,12 @@ impl TranslatingSettings {
             "none" => TranslatorName::Nobody,
             "libretranslate" | "openai" => TranslatorName::Texts,
             "whisper" => {
-                reader.problem(
-                    "TRANSLATOR",
-                    "this build has no Whisper: build it with the feature whisper (make run WHISPER=1)",
-                );
+                if !cfg!(feature = "whisper") {
+                    reader.problem(
+                        "TRANSLATOR",
+                        "this build has no Whisper; `make run WHISPER=1` makes one that has (cargo feature whisper)",
+                    );
+                }
                 TranslatorName::Speech
             }
             _ => {
@@ -222,6 +224,13 @@ impl Targets {
             }
         }
         targets
+    }
+
+    /// English, as it was asked for, when speech is translated to it.
+    pub(crate) fn english(&self) -> Option<&str> {
+        let spoken = matches!(self.translations.by, By::Speech);
+        let english = || self.wanted.iter().find(|target| primary(target).as_deref() == Some("en"));
+        spoken.then(english).flatten().map(String::as_str)
     }
 
     /// What nobody serves, for the user; each is told once.
