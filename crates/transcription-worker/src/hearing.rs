@@ -121,6 +121,11 @@ impl Engines {
         Ok(self.embedded(&ListenerSettings { language, ..settings.clone() }, engine))
     }
 
+    /// Whether an engine of this worker finds out which language is spoken.
+    pub(crate) fn detect(&self) -> bool {
+        self.translator().is_some()
+    }
+
     /// What translates speech to English.
     pub(crate) fn translator(&self) -> Option<EngineName> {
         let whisper = self.whisper.as_ref().map(|_| EngineName::Whisper);

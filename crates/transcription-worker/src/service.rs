@@ -209,6 +209,9 @@ impl wire::Transcription for Service {
         let wanted = rpc::recognition::Wanted::from_begin(begin)?;
         let settings = recognition::settings(&wanted);
         let hearing = self.engines.hear_recording(&settings, wanted.language.as_deref()).map_err(unserved)?;
+        if wanted.task == rpc::recognition::Task::Detect && !self.engines.detect() {
+            return Err(unserved(Unserved::Detection));
+        }
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }

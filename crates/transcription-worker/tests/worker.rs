@@ -361,6 +361,9 @@ async fn what_nobody_makes_of_a_recording_is_said() {
     let translate = Wanted { task: Task::Translate, ..Wanted::default() };
     let refused = recognize(&stage, &translate, vec![0; 1600]).await.unwrap_err();
     assert_eq!(refused, RecognizeError::Unserved("no engine here translates speech to English".into()));
+    let detect = Wanted { task: Task::Detect, ..Wanted::default() };
+    let refused = recognize(&stage, &detect, vec![0; 1600]).await.unwrap_err();
+    assert_eq!(refused, RecognizeError::Unserved("no engine here tells languages apart".into()));
 }
 
 #[tokio::test]
