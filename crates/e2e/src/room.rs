@@ -1,4 +1,4 @@
-use model::{Final, Sequence, SessionSlug};
+use model::{Entry, Final, Sequence, SessionSlug};
 use settings::Secret;
 use storage::Storage;
 use testkit::tokens;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{Client, JWT_SECRET};
 
-/// Most finals that a story has.
+/// Most entries that a story has.
 const ENTRIES_MAX: u32 = 10_000;
 
 /// A session, its participants and its transcript.

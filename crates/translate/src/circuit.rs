@@ -1,7 +1,10 @@
-//! Whether a service is worth asking: after some failures in a row it is left alone, then tried once, and so on.
+//! Whether a service is worth asking: after some failures in a row it is left alone, then tried once, and so on. Pure: the
+//! time is an argument.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -28,10 +31,9 @@ pub(crate) struct Pass<'a>(&'a Circuit);
 impl Circuit {
     /// Leave to ask, or when to try again. `limit` is how long the call may take, during which, when the service had failed,
     /// nobody else asks.
-    pub(crate) fn pass(&self, limit: Duration) -> Result<Pass<'_>, Instant> {
+    pub(crate) fn pass(&self, now: Instant, limit: Duration) -> Result<Pass<'_>, Instant> {
         let mut state = self.lock();
         if let Some(until) = state.open_until {
-            let now = Instant::now();
             if now < until {
                 return Err(until);
             }
@@ -41,8 +43,8 @@ impl Circuit {
     }
 
     /// Until when the service is left alone.
-    pub(crate) fn open_until(&self) -> Option<Instant> {
-        self.lock().open_until.filter(|until| Instant::now() < *until)
+    pub(crate) fn open_until(&self, now: Instant) -> Option<Instant> {
+        self.lock().open_until.filter(|until| now < *until)
     }
 
     /// Never held over an await.
@@ -62,7 +64,7 @@ impl Pass<'_> {
     }
 
     /// It has not, or not in time. True when it is left alone from now on.
-    pub(crate) fn failed(self) -> bool {
+    pub(crate) fn failed(self, now: Instant) -> bool {
         let mut state = self.0.lock();
         state.failures = state.failures.saturating_add(1);
         let Some(beyond) = state.failures.checked_sub(FAILURES_MAX) else { return false };
@@ -71,7 +73,7 @@ impl Pass<'_> {
         if beyond == 0 {
             tracing::warn!(failures = state.failures, "the translator fails and is left alone for a while");
         }
-        state.open_until = Some(Instant::now() + pause);
+        state.open_until = Some(now + pause);
         true
     }
 }
@@ -82,39 +84,42 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    #[tokio::test(start_paused = true)]
-    async fn a_service_that_fails_is_tried_by_one_call_at_a_time() {
-        let circuit = Circuit::default();
-        for failure in 1..FAILURES_MAX {
-            assert!(!circuit.pass(LIMIT).ok().unwrap().failed(), "{failure}");
-        }
-        circuit.pass(LIMIT).ok().unwrap().answered();
-        for _ in 1..FAILURES_MAX {
-            assert!(!circuit.pass(LIMIT).ok().unwrap().failed(), "an answer begins the count anew");
-        }
-        assert!(circuit.pass(LIMIT).ok().unwrap().failed());
-        assert!(circuit.pass(LIMIT).is_err());
-        tokio::time::advance(LEFT_ALONE.0).await;
-        let probe = circuit.pass(LIMIT).ok().unwrap();
-        assert!(circuit.pass(LIMIT).is_err(), "one is enough");
-        assert!(probe.failed());
-        tokio::time::advance(LEFT_ALONE.0).await;
-        assert!(circuit.pass(LIMIT).is_err(), "left alone for longer");
-        tokio::time::advance(LEFT_ALONE.0).await;
-        circuit.pass(LIMIT).ok().unwrap().answered();
-        assert!(circuit.pass(LIMIT).is_ok() && circuit.pass(LIMIT).is_ok());
+    fn fail(circuit: &Circuit, now: Instant) -> bool {
+        circuit.pass(now, LIMIT).ok().unwrap().failed(now)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_was_given_up_keeps_nobody_out_for_ever() {
-        let circuit = Circuit::default();
-        for _ in 0..FAILURES_MAX {
-            circuit.pass(LIMIT).ok().unwrap().failed();
+    #[test]
+    fn a_service_that_fails_is_tried_by_one_call_at_a_time() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        for failure in 1..FAILURES_MAX {
+            assert!(!fail(&circuit, now), "{failure}");
         }
-        tokio::time::advance(LEFT_ALONE.1).await;
-        drop(circuit.pass(LIMIT).ok().unwrap());
-        assert!(circuit.pass(LIMIT).is_err());
-        tokio::time::advance(LIMIT).await;
-        assert!(circuit.pass(LIMIT).is_ok());
+        circuit.pass(now, LIMIT).ok().unwrap().answered();
+        for _ in 1..FAILURES_MAX {
+            assert!(!fail(&circuit, now), "an answer begins the count anew");
+        }
+        assert!(fail(&circuit, now));
+        assert!(circuit.pass(now, LIMIT).is_err());
+        let now = now + LEFT_ALONE.0;
+        let probe = circuit.pass(now, LIMIT).ok().unwrap();
+        assert!(circuit.pass(now, LIMIT).is_err(), "one is enough");
+        assert!(probe.failed(now));
+        let now = now + LEFT_ALONE.0;
+        assert!(circuit.pass(now, LIMIT).is_err(), "left alone for longer");
+        let now = now + LEFT_ALONE.0;
+        circuit.pass(now, LIMIT).ok().unwrap().answered();
+        assert!(circuit.pass(now, LIMIT).is_ok() && circuit.pass(now, LIMIT).is_ok());
+    }
+
+    #[test]
+    fn a_probe_that_was_given_up_keeps_nobody_out_for_ever() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        for _ in 0..FAILURES_MAX {
+            fail(&circuit, now);
+        }
+        let now = now + LEFT_ALONE.1;
+        drop(circuit.pass(now, LIMIT).ok().unwrap());
+        assert!(circuit.pass(now, LIMIT).is_err());
+        assert!(circuit.pass(now + LIMIT, LIMIT).is_ok());
     }
 }

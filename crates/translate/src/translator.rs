@@ -155,7 +155,7 @@ impl Translator {
 
     /// Until when the service is left alone, since it fails.
     pub fn away_until(&self) -> Option<Instant> {
-        self.0.circuit.open_until()
+        self.0.circuit.open_until(Instant::now())
     }
 
     /// Translates a text, asking again while the service fails, until the deadline or until it is left alone.
@@ -209,8 +209,9 @@ impl Translator {
         // Nobody closes the semaphore.
         let _place =
             timeout_at(deadline, self.0.places.acquire()).await.map_err(|_| Untranslatable::TooLate)?;
-        let limit = deadline.saturating_duration_since(Instant::now());
-        let pass = self.0.circuit.pass(limit).map_err(|until| Untranslatable::Away { until })?;
+        let now = Instant::now();
+        let limit = deadline.saturating_duration_since(now);
+        let pass = self.0.circuit.pass(now, limit).map_err(|until| Untranslatable::Away { until })?;
         let asked = async {
             match &self.0.provider {
                 Provider::LibreTranslate(server) => server.translate(&text).await,
@@ -232,18 +233,18 @@ impl Translator {
             }
             Ok(Err(Failure::Passing(what, retry_after))) => {
                 tracing::debug!(what, "the translator failed");
-                match pass.failed().then(|| self.away_until()).flatten() {
+                match pass.failed(Instant::now()).then(|| self.away_until()).flatten() {
                     Some(until) => Err(Untranslatable::Away { until }),
                     None => Ok(Err(retry_after)),
                 }
             }
             Ok(Err(Failure::Shut(status))) => {
                 tracing::warn!(status = status.as_u16(), "the translator does not want us");
-                pass.failed();
+                pass.failed(Instant::now());
                 Ok(Err(Some(BACK_OFF.1)))
             }
             Err(_) => {
-                pass.failed();
+                pass.failed(Instant::now());
                 Err(Untranslatable::TooLate)
             }
         }

@@ -822,6 +822,44 @@ mod tests {
     }
 
     #[test]
+    fn languages_of_translations_are_asked_for_in_either_way() {
+        let asked = |fields: &str| match ClientMessage::parse(&format!(r#"{{"type":"init",{fields}}}"#)) {
+            Ok(ClientMessage::Init(init)) => Ok(init.translate_to),
+            other => Err(other),
+        };
+        assert_eq!(asked(r#""translateTo":["ar","es-419","AR"]"#), Ok(vec!["ar".into(), "es-419".into()]));
+        assert_eq!(asked(r#""targetLanguage":"ar""#), Ok(vec!["ar".into()]));
+        assert_eq!(asked(r#""targetLanguage":null"#), Ok(vec![]));
+        assert!(asked(&format!(r#""translateTo":{:?}"#, ["ar"; 9])).is_err());
+    }
+
+    #[test]
+    fn a_translation_has_a_text_or_a_reason() {
+        let of = |outcome: Result<&str, model::Untranslated>| Translation {
+            session: "room".parse().unwrap(),
+            sequence: Sequence(4),
+            utterance: segment().utterance,
+            revision: 0,
+            speaker: segment().speaker,
+            language: "ar".into(),
+            outcome: outcome.map(str::to_owned),
+            at: Timestamp(5),
+        };
+        let stream = "00000000-0000-0000-0000-000000000001";
+        let expected = |what: &str| {
+            format!(
+                r#"{{"type":"translation","sessionSlug":"room","utteranceId":"{stream}-2","language":"ar",{what},"speaker":"alice","speakerId":"alice","ts":5,"sequence":4,"stream":"{stream}"}}"#
+            )
+        };
+        assert_eq!(translation(&of(Ok("فوق"))).as_str(), expected(r#""text":"فوق""#));
+        let late = of(Err(model::Untranslated::TooLate));
+        assert_eq!(translation(&late).as_str(), expected(r#""error":"too_late""#));
+        let known = Final { translations: [("ar".into(), "فوق".into())].into(), ..segment() };
+        let text = transcript(&Caption::Final(known), true);
+        assert!(text.contains(r#""language":"en","translations":{"ar":"فوق"},"stream""#), "{text}");
+    }
+
+    #[test]
     fn what_a_back_end_hands_in_has_the_shape_of_system_a() {
         let outside =
             Outside { user: Some("u1".parse().unwrap()), said_at: Some(Timestamp(7)), message: None };

@@ -13,9 +13,10 @@ mod sound;
 mod stream_keys;
 mod streams;
 mod transcripts;
+mod translations;
 mod usage;
 
-use model::{Samples, SessionSlug, Speaker, StreamId, Timestamp, Word};
+use model::{Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, Word};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);

@@ -3,7 +3,7 @@ use model::{Final, Samples, Sequence, Timestamp, Topic, UtteranceId};
 use storage::{Recorded, Storage, StorageError, TranscriptFilter};
 use testkit::Database;
 
-use crate::{NOW, new_stream, slug, store, stream_id, utterance};
+use crate::{NOW, finals_since, new_stream, slug, store, stream_id, utterance};
 
 /// What a filter leaves of the session `demo`.
 async fn transcript(storage: &Storage, filter: TranscriptFilter) -> Vec<Final> {
