@@ -56,6 +56,7 @@ impl Setup {
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
             ("CHAT_PORT", "0"),
+            ("TRANSLATE_PORT", "0"),
             ("SESSION_PORT", "0"),
             ("JWT_SECRET", USER_SECRET),
             ("TRANSCRIPTION_JWT_SECRET", "a secret of the tests"),
