@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use testkit::{PATIENCE, Translating, TranslationServer, eventually};
 use tokio::time::Instant;
-use translate::{Served, Text, TranslateSettings, Translated, Translator, Untranslatable};
+use translate::{Served, Text, TranslateSettings, Translator, Untranslatable};
 
 fn libretranslate(server: &TranslationServer) -> Translator {
     translator(
@@ -31,13 +31,13 @@ async fn within(
     source: Option<&str>,
     target: &str,
     limit: Duration,
-) -> Result<Translated, Untranslatable> {
+) -> Result<(String, Option<String>), Untranslatable> {
     let text = Text { text, source, target };
-    translator.translate(text, Instant::now() + limit).await.map(|translated| (*translated).clone())
+    translator.translate(text, Instant::now() + limit).await.map(|translated| (translated.text.clone(), translated.source.clone()))
 }
 
 async fn translate(translator: &Translator, text: &str, target: &str) -> Result<String, Untranslatable> {
-    within(translator, text, Some("en-US"), target, PATIENCE).await.map(|translated| translated.text)
+    within(translator, text, Some("en-US"), target, PATIENCE).await.map(|(text, _)| text)
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn libretranslate_is_asked_in_its_own_codes() {
         json!({"q": "Hello.", "source": "en", "target": "ar", "format": "text", "api_key": "key-1"})
     );
     let unknown = within(&translator, "Hello.", None, "de", PATIENCE).await.unwrap();
-    assert_eq!((unknown.text.as_str(), unknown.source.as_deref()), ("[de] Hello.", Some("en")));
+    assert_eq!(unknown, ("[de] Hello.".to_owned(), Some("en".to_owned())));
     assert_eq!(server.asked()[1]["source"], "auto");
 }
 
