@@ -35,6 +35,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("audio", &["ws-edge", "rtmp-ingest"]),
     ("rtmp", &["rtmp-ingest", "e2e", "testkit", "loadgen"]),
     ("speech", &["transcription-worker"]),
+    ("translate", &["transcription-worker"]),
     ("config", &["settings"]),
     ("ws-edge", &["e2e"]),
     ("rtmp-ingest", &["e2e"]),

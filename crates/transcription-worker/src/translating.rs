@@ -256,31 +256,36 @@ pub(crate) struct Teller {
 }
 
 impl Teller {
-    /// Stores it and has it announced, unless that was done before.
+    /// Stores what became of a translation that was wanted at that time and has it announced, unless that was done before.
+    /// A stream whose engine understands speech in the target's language tells its own.
     ///
     /// # Errors
     /// As any operation of Postgres. Repeating it is safe.
-    pub(crate) async fn tell(
+    pub(crate) async fn tell(&self, told: &NewTranslation, wanted_at: Timestamp) -> Result<(), StorageError> {
+        let label = told.outcome.as_ref().map_or_else(|failure| failure.label(), |_| TRANSLATED);
+        if self.storage.tell_translation(told).await?.is_some() {
+            self.bell.ring();
+            metrics::counter!(TRANSLATIONS_TOTAL, "outcome" => label).increment(1);
+            metrics::histogram!(TRANSLATION_SECONDS).record(told.at.since(wanted_at));
+        }
+        Ok(())
+    }
+
+    /// The same of one that was claimed.
+    async fn settle(
         &self,
         wanted: &WantedTranslation,
         outcome: Result<String, Untranslated>,
     ) -> Result<(), StorageError> {
-        let label = outcome.as_ref().map_or_else(|failure| failure.label(), |_| TRANSLATED);
-        let at = self.clock.now();
         let told = NewTranslation {
             session: wanted.session.clone(),
             utterance: wanted.utterance.clone(),
             revision: wanted.revision,
             target: wanted.target.clone(),
             outcome,
-            at,
+            at: self.clock.now(),
         };
-        if self.storage.tell_translation(&told).await?.is_some() {
-            self.bell.ring();
-            metrics::counter!(TRANSLATIONS_TOTAL, "outcome" => label).increment(1);
-            metrics::histogram!(TRANSLATION_SECONDS).record(at.since(wanted.wanted_at));
-        }
-        Ok(())
+        self.tell(&told, wanted.wanted_at).await
     }
 }
 
@@ -401,7 +406,7 @@ impl Translating {
             let before = now.before(self.translations.budget);
             let expired = storage.claim_translations(Some(before), EXPIRED_MAX, LEASE, now).await?;
             for wanted in &expired {
-                self.teller.tell(wanted, Err(self.lateness())).await?;
+                self.teller.settle(wanted, Err(self.lateness())).await?;
             }
             if expired.len() < EXPIRED_MAX as usize {
                 return Ok(());
@@ -443,13 +448,13 @@ async fn try_ask(
         translator.translate(text, deadline).await
     };
     match asked {
-        Ok(translated) => teller.tell(wanted, Ok(translated.text.trim().to_owned())).await,
+        Ok(translated) => teller.settle(wanted, Ok(translated.text.trim().to_owned())).await,
         // There is time left for when it is tried again.
         Err(Untranslatable::Away { until }) if until < deadline => {
             let pause = until.saturating_duration_since(Instant::now());
             let until: Timestamp = teller.clock.now().after(pause);
             teller.storage.hold_translations(&[wanted.id], until).await
         }
-        Err(failure) => teller.tell(wanted, Err(failure.reason())).await,
+        Err(failure) => teller.settle(wanted, Err(failure.reason())).await,
     }
 }

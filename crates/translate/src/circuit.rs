@@ -14,6 +14,9 @@ const FAILURES_MAX: u32 = 5;
 /// How long it is left alone: doubles from the first to the last while it fails.
 const LEFT_ALONE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// When to look again whether the call that tries a service has got an answer.
+const TRIED_AGAIN: Duration = Duration::from_millis(250);
+
 #[derive(Default)]
 pub(crate) struct Circuit(Mutex<State>);
 
@@ -23,6 +26,8 @@ struct State {
     failures: u32,
     /// While it is left alone, or one call tries it: until then nobody else asks.
     open_until: Option<Instant>,
+    /// Whether one call tries it.
+    tried: bool,
 }
 
 /// Leave to ask. When it is dropped without a word, as by a caller that gave up, nothing is learned.
@@ -35,9 +40,9 @@ impl Circuit {
         let mut state = self.lock();
         if let Some(until) = state.open_until {
             if now < until {
-                return Err(until);
+                return Err(if state.tried { until.min(now + TRIED_AGAIN) } else { until });
             }
-            state.open_until = Some(now + limit);
+            (state.open_until, state.tried) = (Some(now + limit), true);
         }
         Ok(Pass(self))
     }
@@ -60,7 +65,7 @@ impl Pass<'_> {
         if state.open_until.take().is_some() {
             tracing::info!("the translator answers again");
         }
-        state.failures = 0;
+        (state.failures, state.tried) = (0, false);
     }
 
     /// It has not, or not in time. True when it is left alone from now on.
@@ -73,7 +78,7 @@ impl Pass<'_> {
         if beyond == 0 {
             tracing::warn!(failures = state.failures, "the translator fails and is left alone for a while");
         }
-        state.open_until = Some(now + pause);
+        (state.open_until, state.tried) = (Some(now + pause), false);
         true
     }
 }
@@ -102,7 +107,8 @@ mod tests {
         assert!(circuit.pass(now, LIMIT).is_err());
         let now = now + LEFT_ALONE.0;
         let probe = circuit.pass(now, LIMIT).ok().unwrap();
-        assert!(circuit.pass(now, LIMIT).is_err(), "one is enough");
+        let again = circuit.pass(now, LIMIT).err();
+        assert_eq!(again, Some(now + TRIED_AGAIN), "one is enough, and may have its answer soon");
         assert!(probe.failed(now));
         let now = now + LEFT_ALONE.0;
         assert!(circuit.pass(now, LIMIT).is_err(), "left alone for longer");

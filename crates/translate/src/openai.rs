@@ -11,10 +11,6 @@ use crate::{
     translator::{Text, Translated},
 };
 
-/// How much longer than its text a translation may be, in bytes: so many times, and so many more. Scripts differ by a
-/// factor of three; whatever is longer is an answer to the text and no translation of it.
-const LENGTHENED_MAX: (usize, usize) = (6, 200);
-
 pub(crate) struct OpenAi {
     client: Client,
     settings: OpenAiSettings,
@@ -81,10 +77,6 @@ impl OpenAi {
             return Err(Failure::Refused);
         }
         let translation = unwrapped(choice.message.content.as_deref().unwrap_or_default());
-        let (times, more) = LENGTHENED_MAX;
-        if translation.len() > text.text.len() * times + more {
-            return Err(Failure::Refused);
-        }
         Ok(Translated { text: translation.into_owned(), source: source.map(str::to_owned) })
     }
 }

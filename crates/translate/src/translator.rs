@@ -19,6 +19,10 @@ use crate::{
 /// Wait between attempts: doubles from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
+/// How much longer than its text a translation may be, in bytes: so many times, and so many more. Scripts differ by a
+/// factor of three; whatever is longer is no translation of the text, but perhaps an answer to it.
+const LENGTHENED_MAX: (usize, usize) = (6, 200);
+
 /// Texts by whether they were translated before, label `result`.
 pub const CACHE_TOTAL: &str = "translate_cache_total";
 
@@ -219,7 +223,7 @@ impl Translator {
             }
         };
         match timeout_at(deadline, asked).await {
-            Ok(Ok(translated)) if translated.text.trim().is_empty() => {
+            Ok(Ok(translated)) if !is_plausible(text.text, &translated.text) => {
                 pass.answered();
                 Err(Untranslatable::Refused)
             }
@@ -249,6 +253,12 @@ impl Translator {
             }
         }
     }
+}
+
+/// Whether it can be a translation of the text at all.
+fn is_plausible(text: &str, translation: &str) -> bool {
+    let (times, more) = LENGTHENED_MAX;
+    !translation.trim().is_empty() && translation.len() <= text.len() * times + more
 }
 
 /// That nobody serves a pair of languages, and what is served instead, for the user.

@@ -15,6 +15,7 @@ async fn said(storage: &Storage, count: u32, targets: &[&str]) {
     let open = storage.open_stream(&new_stream("demo", stream_id(1))).await.unwrap();
     for number in 1..=count {
         let mut new = utterance("demo", stream_id(1), &open, number);
+        new.at = NOW;
         new.translate_to = targets.iter().map(|target| (*target).to_owned()).collect();
         store(storage, &new).await;
     }
@@ -83,7 +84,7 @@ async fn each_translation_takes_the_next_place_of_its_session_once() {
     let outcomes: Vec<_> =
         read.iter().map(|it| (it.language.as_str(), it.outcome.as_deref().map_err(|e| *e))).collect();
     assert_eq!(outcomes, [("ar", Ok("[ar] two")), ("de-AT", late), ("ar", Ok("[ar] one"))]);
-    assert_eq!(read[0].speaker.name.as_deref(), Some("Alice"));
+    assert_eq!(read[0].speaker.identity.as_str(), "alice");
     // A final that is read knows what it says in other languages.
     let Entry::Final(first) = &all[0] else { panic!("no final") };
     assert_eq!(first.translations.get("ar").map(String::as_str), Some("[ar] one"));
