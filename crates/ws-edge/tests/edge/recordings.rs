@@ -133,7 +133,7 @@ async fn what_is_no_recording_is_refused_in_the_words_of_each_service() {
         (headerless, "audio/webm"),
         (tiny, "audio/webm"),
         (text.as_bytes(), "audio/wav"),
-        (&[7; 9999], "image/png"),
+        (&[7_u8; 9999][..], "image/png"),
     ] {
         let file = |name| [(name, Some(media_type), bytes)];
         for path in ["/transcribe", "/detect-language"] {
