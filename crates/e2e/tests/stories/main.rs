@@ -19,6 +19,7 @@ mod goodbyes;
 mod microphones;
 mod notifications;
 mod notifications_faults;
+mod recordings;
 mod resuming;
 mod rooms;
 mod rtmp;

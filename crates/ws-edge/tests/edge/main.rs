@@ -23,6 +23,7 @@ mod follow;
 mod http;
 mod kept;
 mod outside;
+mod recordings;
 mod refusals;
 mod rehearsal;
 mod resume;
