@@ -65,7 +65,7 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
             stream: desk.stream,
             session: permit.session,
             speaker: permit.speaker,
-            language: None,
+            language: permit.language,
             endpointing_ms: None,
             partials: true,
             started_at: ingest.clock.now(),

@@ -30,7 +30,7 @@ use storage::{Storage, StorageError};
 use tonic::transport::{Server, server::TcpIncoming};
 
 pub use languages::Languages;
-pub use settings::WorkerSettings;
+pub use settings::{WhisperSettings, WorkerSettings};
 
 use crate::{
     capacity::{Capacity, Pace},
@@ -83,7 +83,7 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let moonshine = Capacity::new(start_engines(settings).await?, Pace::LIVE, settings.streams_max);
     let engines = Engines {
         moonshine,
-        whisper: None,
+        whisper: start_whisper(settings).await?,
         openai: None,
         gladia,
         refused: Arc::default(),
@@ -147,6 +147,21 @@ async fn start_engines(settings: &WorkerSettings) -> Result<Arc<EnginePool>, Sta
     let engines = engines.await??;
     tracing::info!(threads, "speech model loaded");
     Ok(Arc::new(engines))
+}
+
+/// Loads Whisper, when it is to be had: half a second of work, off the async threads.
+async fn start_whisper(settings: &WorkerSettings) -> Result<Option<Capacity>, StartError> {
+    #[cfg(feature = "whisper")]
+    if let Some(WhisperSettings { dir, threads }) = settings.whisper.clone() {
+        let started = tokio::task::spawn_blocking(move || {
+            EnginePool::start(threads, move || Ok(Box::new(speech::Whisper::load(&dir, 1)?)))
+        });
+        let engines = Arc::new(started.await??);
+        tracing::info!(threads, "Whisper loaded");
+        return Ok(Some(Capacity::new(engines, Pace::FINALS, settings.streams_max)));
+    }
+    let _ = settings;
+    Ok(None)
 }
 
 fn register_metrics() {

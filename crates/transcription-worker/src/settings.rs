@@ -72,6 +72,8 @@ pub struct WorkerSettings {
     pub languages: Languages,
     /// What hears the finals of Moonshine's streams again.
     pub second_pass: Option<EngineName>,
+    /// Whisper, when this build has it and its model is there.
+    pub whisper: Option<WhisperSettings>,
     /// How much later than the sound of a room its active speakers are told.
     pub speaker_lag_ms: i64,
     /// How many streams a user, and the users of a session, may have active at a time.
@@ -124,6 +126,7 @@ impl WorkerSettings {
                 gladia: hearing.gladia,
                 languages: hearing.languages?,
                 second_pass: hearing.second_pass,
+                whisper: hearing.whisper,
                 speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
                 linger,
@@ -133,21 +136,49 @@ impl WorkerSettings {
     }
 }
 
+/// The embedded Whisper.
+#[derive(Debug, Clone)]
+pub struct WhisperSettings {
+    /// Folder of its model.
+    pub dir: PathBuf,
+    /// Utterances that it decodes at a time.
+    pub threads: usize,
+}
+
+impl WhisperSettings {
+    /// Whether this build has the engine.
+    const BUILT: bool = cfg!(feature = "whisper");
+
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let setting: Option<PathBuf> = reader.optional("WHISPER_MODEL_DIR", "a folder");
+        let threads = reader.or("WHISPER_THREADS", 1_usize, "a number of threads").max(1);
+        let here = std::env::current_dir().unwrap_or_default();
+        let dir = speech::find_whisper(setting.as_deref(), &here);
+        if setting.is_some() && dir.is_none() {
+            reader.problem("WHISPER_MODEL_DIR", "holds no model.bin; `make model-whisper` fetches one");
+        }
+        dir.filter(|_| Self::BUILT).map(|dir| Self { dir, threads })
+    }
+}
+
 /// What hears.
 struct HearingSettings {
     gladia: Option<GladiaSettings>,
     /// None after a problem.
     languages: Option<Languages>,
     second_pass: Option<EngineName>,
+    whisper: Option<WhisperSettings>,
 }
 
 impl HearingSettings {
     fn read(reader: &mut Reader) -> Self {
         let gladia = GladiaSettings::read(reader);
+        let whisper = WhisperSettings::read(reader);
         let here = |engine: EngineName| match engine {
             EngineName::Moonshine => true,
             EngineName::Gladia => gladia.is_some(),
-            EngineName::Whisper | EngineName::OpenAi => false,
+            EngineName::Whisper => whisper.is_some(),
+            EngineName::OpenAi => false,
         };
         let others = [EngineName::Whisper, EngineName::OpenAi].into_iter().find(|engine| here(*engine));
         let others = others.map(|engine| format!("*={}", engine.label()));
@@ -186,13 +217,16 @@ impl HearingSettings {
                 EngineName::OpenAi => {
                     reader.problem("OPENAI_API_KEY", "required, as a server of OpenAI's kind is to hear")
                 }
+                EngineName::Whisper if WhisperSettings::BUILT => {
+                    reader.problem("WHISPER_MODEL_DIR", "no model of Whisper is here; `make model-whisper` fetches one");
+                }
                 EngineName::Whisper => reader.problem(
                     "ENGINE",
-                    "this build has no Whisper: build it with the feature whisper (make run WHISPER=1)",
+                    "this build has no Whisper; `make run WHISPER=1` makes one that has (cargo feature whisper)",
                 ),
                 EngineName::Moonshine => {}
             }
         }
-        Self { gladia, languages, second_pass }
+        Self { gladia, languages, second_pass, whisper }
     }
 }

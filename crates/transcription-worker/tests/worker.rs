@@ -1,16 +1,25 @@
 //! A worker with the real model, Postgres and Redis, as an uplink knows it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::{net::SocketAddr, time::Duration};
 
 use event_bus::{Event, EventBus, Received, Subscriber};
 use lifecycle::Lifecycle;
 use model::{
-    Caption, Clock, FaultKind, Final, Samples, Sequence, SessionSlug, Speaker, StreamId, StreamState,
-    Timestamp, Topic, UtteranceId,
+    Caption, Clock, EngineName, FaultKind, Final, Samples, Sequence, SessionSlug, Speaker, StreamId,
+    StreamState, Timestamp, Topic, UtteranceId,
 };
-use rpc::{AudioUplink, Source, UplinkError, UplinkEvent, UplinkEvents, WhenFull, Workers, WorkersSettings};
+use rpc::{
+    AudioUplink, Source, UplinkEvent, UplinkEvents, WhenFull, Workers, WorkersSettings,
+    recognition::{Done, Recognition, RecognizeError, Recognized, Segment, Task, Wanted},
+};
 use storage::Storage;
 use testkit::{Cable, Database, PATIENCE, eventually, recording, redis_prefix, redis_url, wer::WordErrors};
 use transcription_worker::{Running, WorkerSettings};
@@ -270,7 +279,8 @@ async fn refusals_are_told_to_the_source() {
 
     let russian = Source { language: Some("ru".into()), ..source(&session) };
     let (_uplink, mut events) = open(stage.running.address, INTERNAL_TOKEN, &stage.life, russian);
-    assert!(matches!(outcome(&mut events).await, UplinkEvent::Failed(UplinkError::Refused { .. })));
+    let UplinkEvent::Failed(error) = outcome(&mut events).await else { panic!("nobody here hears Russian") };
+    assert_eq!(error.to_string(), "language ru is not served; choose one of: auto, en");
 
     let (first, mut first_events) =
         open(stage.running.address, INTERNAL_TOKEN, &stage.life, source(&session));
@@ -281,4 +291,117 @@ async fn refusals_are_told_to_the_source() {
         panic!("there is no room for a second")
     };
     assert!(error.fault() == FaultKind::Overloaded && error.retry_after().is_some(), "{error:?}");
+}
+
+fn workers(stage: &Stage) -> Workers {
+    let addresses = vec![format!("http://{}", stage.running.address)];
+    Workers::new(&WorkersSettings { addresses, internal_token: Some(INTERNAL_TOKEN.into()) }).unwrap()
+}
+
+/// Hands a recording in and takes what is told of it.
+async fn recognize(
+    stage: &Stage,
+    wanted: &Wanted,
+    sound: Vec<i16>,
+) -> Result<(Vec<Segment>, Done), RecognizeError> {
+    let (recording, mut recognition) = Recognition::begin(&workers(stage), wanted).await?;
+    let sending = tokio::spawn(async move { recording.send(&sound).await });
+    let (mut segments, mut done) = (Vec::new(), None);
+    while let Some(answer) = recognition.next().await? {
+        match answer {
+            Recognized::Segment(segment) => segments.push(segment),
+            Recognized::Done(last) => done = Some(last),
+        }
+    }
+    sending.await.unwrap().unwrap();
+    Ok((segments, done.expect("a recording ends with done")))
+}
+
+#[tokio::test]
+async fn a_recording_is_heard_at_once_and_not_stored() {
+    let stage = stage().await;
+    let spoken = recording("two_cities");
+    let (sound, reference) = (spoken.samples(), spoken.text);
+    let length = Samples::of(sound.len());
+    let (segments, done) = recognize(&stage, &Wanted::default(), sound).await.unwrap();
+    assert_eq!(
+        (done.length, done.language.as_deref(), done.engine),
+        (length, Some("en"), Some(EngineName::Moonshine))
+    );
+    assert!(segments.len() > 3, "{segments:?}");
+    for pair in segments.windows(2) {
+        let [one, two] = pair else { continue };
+        assert!(one.start < one.end && one.end <= two.start && two.end <= length, "{pair:?}");
+        assert!(
+            one.logprob < 0.0 && one.words.iter().all(|word| one.start <= word.start && word.end <= one.end)
+        );
+    }
+    let text: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
+    let rate = WordErrors::between(&reference, &text.join(" ")).rate();
+    assert!(rate < 0.12, "{rate}");
+
+    let (segments, done) = recognize(&stage, &Wanted::default(), vec![0; 160_000]).await.unwrap();
+    assert!(segments.is_empty() && done.length == Samples(160_000), "silence says nothing");
+}
+
+#[tokio::test]
+async fn what_nobody_makes_of_a_recording_is_said() {
+    let stage = stage().await;
+    let german = Wanted { language: Some("de-AT".into()), ..Wanted::default() };
+    let refused = recognize(&stage, &german, vec![0; 1600]).await.unwrap_err();
+    assert_eq!(refused.to_string(), "language de is not served; choose one of: auto, en");
+    let translate = Wanted { task: Task::Translate, ..Wanted::default() };
+    let refused = recognize(&stage, &translate, vec![0; 1600]).await.unwrap_err();
+    assert_eq!(refused, RecognizeError::Unserved("no engine here translates speech to English".into()));
+}
+
+#[tokio::test]
+async fn a_caller_that_vanishes_frees_its_place() {
+    let stage = stage().await;
+    let sound = recording("two_cities").samples();
+    // More than there are places for, one after the other.
+    for _ in 0..20 {
+        let begun = async {
+            loop {
+                match Recognition::begin(&workers(&stage), &Wanted::default()).await {
+                    Ok(begun) => return begun,
+                    Err(RecognizeError::Busy { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let (recording, recognition) =
+            tokio::time::timeout(PATIENCE, begun).await.expect("a place is free again");
+        recording.send(sound.get(..64_000).unwrap()).await.unwrap();
+        drop((recording, recognition));
+    }
+    let (segments, _) = recognize(&stage, &Wanted::default(), sound).await.unwrap();
+    assert!(!segments.is_empty());
+}
+
+#[tokio::test]
+async fn a_language_nobody_serves_leaves_a_stream_as_it_was() {
+    let stage = stage().await;
+    let session: SessionSlug = "demo".parse().unwrap();
+    let (uplink, mut events) = open(stage.running.address, INTERNAL_TOKEN, &stage.life, source(&session));
+    let spoken = recording("LJ001-0001");
+    let (sound, reference) = (spoken.samples(), spoken.text);
+    uplink.send(&sound[..sound.len() / 2]).await.unwrap();
+    uplink.speak("de".into()).await.unwrap();
+    let told = async {
+        loop {
+            if let UplinkEvent::Unserved(text) = events.next().await.unwrap() {
+                return text;
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("the source is told");
+    assert_eq!(told, "language de is not served; choose one of: auto, en");
+    uplink.speak("en-GB".into()).await.unwrap();
+    uplink.send(&sound[sound.len() / 2..]).await.unwrap();
+    uplink.stop().await.unwrap();
+    assert!(matches!(outcome(&mut events).await, UplinkEvent::Ended(_)));
+    // A change of language ends the open utterance, here in mid-word.
+    let rate = error_rate(&reference, &finals(&stage.storage, &session).await);
+    assert!(rate < 0.3, "{rate}");
 }
