@@ -1,14 +1,22 @@
 //! HTTP answers: JSON with its keys in the order that clients know, and the CORS headers (Fetch standard section 3.2)
 //! on all of them.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::Frame;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// What the edge answers.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Content>;
+
+/// What an answer holds: all at once, or as it comes.
+pub(crate) type Content =
+    Either<Full<Bytes>, StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
 
 /// A flat JSON object whose keys stay in order.
 pub(crate) struct Object<'a, const FIELDS: usize>(pub(crate) [(&'a str, Value); FIELDS]);
@@ -36,7 +44,7 @@ pub(crate) fn error(status: StatusCode, text: &str) -> Answer {
 
 /// Text of another kind.
 pub(crate) fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -44,8 +52,20 @@ pub(crate) fn text(status: StatusCode, content_type: &'static str, body: String)
 
 /// No body.
 pub(crate) fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = status;
+    answer
+}
+
+/// Server-sent events, each with its end, as they come.
+pub(crate) fn events(events: BoxStream<'static, Bytes>) -> Answer {
+    let frames = events.map(|event| Ok(Frame::data(event))).boxed();
+    let mut answer = Response::new(Either::Right(StreamBody::new(frames)));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx hands them on at once.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
 }
 

@@ -164,6 +164,8 @@ pub(crate) struct Edge {
     places: Arc<Semaphore>,
     tally: Tally,
     stats: Stats,
+    /// Places for recordings that are uploaded and heard.
+    recording_places: Arc<Semaphore>,
     /// Places for those who read whole transcripts.
     readers: Semaphore,
     /// Every stream that is being sent to a worker.
@@ -272,6 +274,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         socketio: SocketIoServer::new(&settings.socketio, edge),
         places: Arc::new(Semaphore::new(settings.connections_max)),
         tally: Tally::new(),
+        recording_places: Arc::new(Semaphore::new(settings.recordings_max)),
         readers: Semaphore::new(rest::READERS_MAX),
         desks: Desks::new(),
         farewell: CancellationToken::new(),

@@ -56,7 +56,7 @@ where
 
 async fn route<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();

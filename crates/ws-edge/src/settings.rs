@@ -22,6 +22,9 @@
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
 //! | `FASTER_WHISPER_API_TOKEN` | none | what clients of system D show; several, for rotation. A key or a token of a session opens its door as well |
 //! | `FASTER_WHISPER_REQUIRE_AUTH` | true, unless `PARLEY_DEV` | whether they must; without it anybody may have recordings transcribed on system D's routes |
+//! | `FASTER_WHISPER_MAX_FILE_SIZE` | 26214400 | largest recording that is uploaded, in bytes; JSON may hold 50 MiB in all |
+//! | `FASTER_WHISPER_UPLOAD_TIMEOUT` | 60000 | how long an upload may take, in milliseconds |
+//! | `RECORDINGS_MAX` | 8 | recordings that are uploaded and heard at a time; more wait a little, and are told to come again |
 //! | `LIVEKIT_WS_URL`, `NEXT_PUBLIC_LIVEKIT_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
 //! | `EGRESS_WEBSOCKET_BASE_URL` | `ws://localhost:PORT/egress/audio` | where LiveKit's egress reaches this edge |
@@ -49,6 +52,7 @@
 //! | `REJOIN_SECONDS` | 15 | the same for clients without `init`: the time away becomes silence; 0 to 30 |
 //! | `DRAIN_SPREAD_MS` | 3000 | over which a draining edge sends its clients away |
 //! | `NODE_ENV`, `SERVER_MODE`, `REALTIME_BROADCAST_MODE` | | of system A; the first is shown by `/test`, the others are ignored with a warning |
+//! | `FASTER_WHISPER_MODEL_SIZE`, `FASTER_WHISPER_COMPUTE_TYPE`, `FASTER_WHISPER_REQUEST_TIMEOUT` | | of system D; ignored with a warning |
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -148,6 +152,9 @@ pub struct EdgeSettings {
     pub(crate) service_keys: Vec<Secret>,
     /// What clients of system D show; `None` when they need not show anything.
     pub(crate) translate_tokens: Option<Vec<Secret>>,
+    pub(crate) file_bytes_max: u64,
+    pub(crate) upload_limit: Duration,
+    pub(crate) recordings_max: usize,
     pub(crate) storage: StorageSettings,
     pub(crate) bus: BusSettings,
     pub(crate) workers: WorkersSettings,
@@ -220,6 +227,12 @@ impl EdgeSettings {
             reader.problem("TRANSLATE_PORT", other);
         }
         let translate_tokens = translate_tokens(&mut reader, translate_port != 0);
+        let file_bytes_max: NonZeroU32 = reader.or(
+            "FASTER_WHISPER_MAX_FILE_SIZE",
+            NonZeroU32::MIN.saturating_add(26_214_399),
+            "a number of bytes",
+        );
+        let upload_limit = reader.millis("FASTER_WHISPER_UPLOAD_TIMEOUT", Duration::from_secs(60));
         let livekit = livekit_plan(&mut reader, port);
         let egress_format = egress_format(&mut reader);
         let rtmp_server_secrets = reader.secrets("RTMP_SERVER_SECRET");
@@ -242,6 +255,7 @@ impl EdgeSettings {
         let frames = rate("FRAMES_PER_SECOND", 400);
         let tab_messages = rate("WS_MESSAGES_PER_SECOND", 100);
         let channels_max = rate("WS_CHANNELS_MAX", 256);
+        let recordings_max = rate("RECORDINGS_MAX", 8);
         let connections_max = rate("CONNECTIONS_MAX", 10_000);
         let follower_queue = rate("FOLLOWER_QUEUE", 256);
         let ping_interval =
@@ -264,7 +278,13 @@ impl EdgeSettings {
         let asks_test = reader.flag("WS_TEST_MODE") | reader.flag("WS_ENABLE_TEST_BROADCAST");
         let test_mode = asks_test && node_env.as_deref() != Some("production");
         let service_keys = reader.secrets("SERVICE_KEY");
-        let ignored = ["SERVER_MODE", "REALTIME_BROADCAST_MODE"];
+        let ignored = [
+            "SERVER_MODE",
+            "REALTIME_BROADCAST_MODE",
+            "FASTER_WHISPER_MODEL_SIZE",
+            "FASTER_WHISPER_COMPUTE_TYPE",
+            "FASTER_WHISPER_REQUEST_TIMEOUT",
+        ];
         let ignored = ignored.into_iter().filter(|name| reader.text(name).is_some()).collect();
         reader.finish(|| {
             Some(Self {
@@ -281,6 +301,9 @@ impl EdgeSettings {
                 user_secrets,
                 service_keys,
                 translate_tokens,
+                file_bytes_max: file_bytes_max.get().into(),
+                upload_limit,
+                recordings_max: usize::try_from(recordings_max.get()).unwrap_or(usize::MAX),
                 storage: storage?,
                 bus,
                 workers,
