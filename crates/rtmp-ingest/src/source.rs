@@ -71,6 +71,7 @@ pub(crate) async fn run(ingest: Arc<Ingest>, permit: Permit, desk: Arc<Desk>, ta
             started_at: ingest.clock.now(),
             user: None,
             is_room: permit.is_room,
+            translate_to: Vec::new(),
         },
         ingest: &ingest,
         desk: &desk,

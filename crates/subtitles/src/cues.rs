@@ -227,6 +227,8 @@ fn broken(piece: Piece) -> Vec<Piece> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use model::{Sequence, Speaker, StreamId, Timestamp, UtteranceId, Word};
     use uuid::Uuid;
 
@@ -256,6 +258,7 @@ pub(crate) mod tests {
             words,
             at: Timestamp(1_700_000_000_000 + i64::try_from(at).unwrap() + 400),
             outside: None,
+            translations: BTreeMap::new(),
         }
     }
 

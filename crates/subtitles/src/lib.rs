@@ -5,6 +5,8 @@
 
 mod cues;
 mod render;
+mod translated;
 
 pub use cues::Stretch;
 pub use render::{Format, UnknownFormat, render, srt_of, vtt_of};
+pub use translated::translated;

@@ -1,7 +1,8 @@
 //! Finals written down.
 
 use std::{
-    collections::{HashMap, HashSet},
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     str::FromStr,
 };
@@ -190,6 +191,9 @@ struct Segment<'a> {
     speaker: &'a str,
     speaker_id: &'a str,
     language: Option<&'a str>,
+    /// What it says in other languages.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    translations: &'a BTreeMap<String, String>,
     /// Seconds in the stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<f64>,
@@ -231,6 +235,7 @@ fn json(session: &SessionSlug, said: &[Spoken]) -> String {
             speaker: segment.speaker.name.as_deref().unwrap_or(segment.speaker.identity.as_str()),
             speaker_id: segment.speaker.identity.as_str(),
             language: segment.language.as_deref(),
+            translations: &segment.translations,
             start: stream.map(|_| seconds(segment.start)),
             end: stream.map(|_| seconds(segment.end)),
             started_at: started_at.to_string(),

@@ -3,7 +3,7 @@
 //! This changes when the road of audio inside the worker does. In the order data passes: [`service`](self) takes a
 //! call and admits it, a `stream` task feeds what is `hearing` it, the `meter` counts,
 //! the `filter` judges texts, `speakers` tell whose they are, `finals` are stored in order and ring the outbox,
-//! `partials` go straight to Redis. It never sees an encoding or a client.
+//! `partials` go straight to Redis. Beside them `translating` has finals translated. It never sees an encoding or a client.
 
 mod capacity;
 mod filter;
@@ -17,6 +17,7 @@ mod service;
 mod settings;
 mod speakers;
 mod stream;
+mod translating;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -31,12 +32,14 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 pub use languages::Languages;
 pub use settings::{WhisperSettings, WorkerSettings};
+pub use translating::TranslatingSettings;
 
 use crate::{
     capacity::{Capacity, Pace},
     hearing::Engines,
     partials::Partials,
     service::Service,
+    translating::{Teller, Translating, Translations},
 };
 
 /// Why a worker does not start.
@@ -57,6 +60,9 @@ pub enum StartError {
     /// Gladia cannot be spoken to from here.
     #[error(transparent)]
     Gladia(#[from] GladiaError),
+    /// The translator cannot be spoken to from here.
+    #[error(transparent)]
+    Translator(#[from] translate::ClientError),
     /// A thread could not be started.
     #[error("start the engines: {0}")]
     Engines(#[from] tokio::task::JoinError),
@@ -102,7 +108,11 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let bell = relay.ring();
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
     let partials = Partials::start(&bus, life);
-    let service = Service::new(settings, storage.clone(), bell, partials, engines, life.clone(), clock);
+    let translations = Translations::new(&settings.translating)?;
+    let teller = Teller { storage: storage.clone(), bell: bell.clone(), clock: clock.clone() };
+    Translating::start(&translations, teller, life);
+    let service =
+        Service::new(settings, storage.clone(), bell, partials, engines, translations, life.clone(), clock);
 
     let (probed_storage, probed_bus) = (storage, bus);
     let readiness = Readiness::new(life.draining().clone())
@@ -175,4 +185,5 @@ fn register_metrics() {
     meter::register_metrics();
     stream::register_metrics();
     partials::register_metrics();
+    translating::register_metrics();
 }

@@ -12,7 +12,7 @@ use speech::GladiaSettings;
 use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
 
-use crate::languages::Languages;
+use crate::{languages::Languages, translating::TranslatingSettings};
 
 /// Streams that one worker takes at most, whatever its speed: each may hold a minute of sound in memory.
 const STREAMS_MAX: usize = 256;
@@ -41,6 +41,14 @@ const LAG_MS_MAX: i64 = 10_000;
 /// | `WHISPER_THREADS` | 1 | utterances that Whisper decodes at a time |
 /// | `OPENAI_API_KEY` and others | see `speech` | a server with OpenAI's `/v1/audio/transcriptions` |
 /// | `GLADIA_API_KEY` and others | see `speech` | Gladia |
+/// | `TRANSLATOR` | `none` | who translates finals: `libretranslate`, `openai`, or `whisper` (speech, to English) |
+/// | `TRANSLATE_TO` | none | languages (BCP 47, at most 8) for sources that do not ask for any: `ar,es` |
+/// | `TRANSLATION_BUDGET_MS` | 10000 | how long after its final a translation is still of use; then it is told as `too_late` |
+/// | `TRANSLATE_CONCURRENCY` | 4 | texts that the translator is given at a time |
+/// | `TRANSLATE_CACHE_BYTES` | 16777216 | what is remembered of what was translated; 0 for nothing |
+/// | `LIBRETRANSLATE_URL` | required by it | a server with LibreTranslate's API |
+/// | `LIBRETRANSLATE_API_KEY` | none | its key, if it asks for one |
+/// | `OPENAI_TRANSLATE_MODEL` | `gpt-4o-mini` | model of chat completions at `OPENAI_API_URL` (`https://api.openai.com/v1`) with `OPENAI_API_KEY` |
 /// | `SPEAKER_LAG_MS` | 250 | how much later than the sound of a room its active speakers are told; below 0 when the sound comes later |
 /// | `USER_STREAMS_MAX` | 5 | active streams of one user; 0 for any number |
 /// | `SESSION_STREAMS_MAX` | 10 | active streams of users in one session; 0 for any number |
@@ -74,6 +82,8 @@ pub struct WorkerSettings {
     pub second_pass: Option<EngineName>,
     /// Whisper, when this build has it and its model is there.
     pub whisper: Option<WhisperSettings>,
+    /// How finals are translated.
+    pub translating: TranslatingSettings,
     /// How much later than the sound of a room its active speakers are told.
     pub speaker_lag_ms: i64,
     /// How many streams a user, and the users of a session, may have active at a time.
@@ -103,6 +113,7 @@ impl WorkerSettings {
         let engine_threads = reader.or("ENGINE_THREADS", cores, "a number of threads").max(1);
         let streams_max = reader.or("STREAMS_MAX", STREAMS_MAX, "a number of streams").clamp(1, STREAMS_MAX);
         let hearing = HearingSettings::read(&mut reader);
+        let translating = TranslatingSettings::read(&mut reader);
         let speaker_lag_ms = reader.or("SPEAKER_LAG_MS", 250_i64, "a number of milliseconds");
         let mut most = |name, default| {
             let most: u32 = reader.or(name, default, "a number of streams, or 0 for any number");
@@ -127,6 +138,7 @@ impl WorkerSettings {
                 languages: hearing.languages?,
                 second_pass: hearing.second_pass,
                 whisper: hearing.whisper,
+                translating,
                 speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
                 linger,
