@@ -47,3 +47,4 @@ pub use error::AudioError;
 pub use format::{CHANNELS_MAX, DEFAULT_FORMAT, Encoding, Format, SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN};
 pub use packets::{PacketDecoder, Packets};
 pub use sink::{DECODED_SAMPLES_PER_PUSH_MAX, SOURCE_SAMPLES_PER_PUSH_MAX};
+pub use sniff::guess;

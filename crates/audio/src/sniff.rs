@@ -35,6 +35,18 @@ pub(crate) fn sniff(first: &[u8]) -> Guess {
     mpeg_or_raw(first)
 }
 
+/// What a message looks like that begins a stream, or is all of it; `None` for what is no sound that can be read. One that
+/// `goes_on` with a container begins another only with the mark of that.
+pub fn guess(message: &[u8], goes_on: bool) -> Option<Encoding> {
+    if goes_on {
+        return begins_container(message);
+    }
+    match sniff(message) {
+        Guess::Is(encoding) => Some(encoding),
+        Guess::Unsupported(_) | Guess::Unclear => None,
+    }
+}
+
 /// Longest mark: `RIFF`, a size, `WAVE`.
 const MARK_BYTES_MAX: usize = 12;
 

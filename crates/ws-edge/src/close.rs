@@ -43,11 +43,19 @@ pub(crate) enum Close {
     EgressPath,
     /// An egress sent nothing but frames that are no sound: what system A says.
     TooManyErrors,
+    /// The client wanted no more, and has all.
+    Finished,
+    /// Neither sound nor a sign of life came for too long: what Deepgram says.
+    NoAudio,
+    /// The sound is not what it claims to be: what Deepgram says.
+    NotAudio,
+    /// A client of system D did not say what it wants.
+    NoInit,
 }
 
 impl Close {
     #[cfg(test)]
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 20] = [
         Self::GoingAway,
         Self::Protocol,
         Self::BadData,
@@ -64,20 +72,28 @@ impl Close {
         Self::SlowFollower,
         Self::EgressPath,
         Self::TooManyErrors,
+        Self::Finished,
+        Self::NoAudio,
+        Self::NotAudio,
+        Self::NoInit,
     ];
 
     /// The code on the wire.
     pub(crate) const fn code(self) -> u16 {
         match self {
-            Self::TooManyErrors => 1000,
+            Self::TooManyErrors | Self::Finished => 1000,
             Self::GoingAway => 1001,
             Self::Protocol => 1002,
             Self::BadData => 1007,
-            Self::MissingToken | Self::InvalidToken | Self::Unauthorized | Self::Policy | Self::Elsewhere => {
-                1008
-            }
+            Self::MissingToken
+            | Self::InvalidToken
+            | Self::Unauthorized
+            | Self::Policy
+            | Self::Elsewhere
+            | Self::NotAudio
+            | Self::NoInit => 1008,
             Self::TooBig => 1009,
-            Self::Fault => 1011,
+            Self::Fault | Self::NoAudio => 1011,
             Self::Busy => 1013,
             Self::EgressPath => 4001,
             Self::Expired => 4003,
@@ -105,6 +121,10 @@ impl Close {
             Self::SlowFollower => "Too slow to follow",
             Self::EgressPath => "Invalid URL format. Expected: /egress/audio/{sessionId}/{trackId}",
             Self::TooManyErrors => "Too many errors",
+            Self::Finished => "Finished",
+            Self::NoAudio => "NET-0001: neither audio nor KeepAlive came for 10 s",
+            Self::NotAudio => "DATA-0000: the audio could not be decoded",
+            Self::NoInit => "init did not come within 30 s",
         }
     }
 

@@ -15,9 +15,11 @@ use crate::{
     connection::{self, Connection, Peer},
     door::Door,
     egress::{self, EGRESS_PATH},
+    interpreter,
     limits::TooOften,
     line::Line,
-    protocol,
+    listen::{self, LISTEN_PATH},
+    protocol, recording,
     settings::UpgradeAuth,
     socket::Socket,
     socketio::{self, Denied},
@@ -86,11 +88,19 @@ enum Behind {
     Captions,
     Notifications,
     Egress,
+    /// Deepgram's live protocol.
+    Listen,
+    /// System D's.
+    Interpreter,
 }
 
 fn behind(door: Door, path: &str) -> Option<Behind> {
     match (door, path) {
         _ if socketio::serves(path) => Some(Behind::SocketIo),
+        (_, LISTEN_PATH) => Some(Behind::Listen),
+        (Door::Translate, _) if path.strip_suffix('/').unwrap_or(path) == TAB_PATH => {
+            Some(Behind::Interpreter)
+        }
         (Door::Main, WEBSOCKET_PATH) => Some(Behind::Captions),
         (Door::Main, _) if path.starts_with(EGRESS_PATH) => Some(Behind::Egress),
         (Door::Main, _) if path.strip_suffix('/').unwrap_or(path) == TAB_PATH => Some(Behind::Notifications),
@@ -165,6 +175,8 @@ pub(crate) fn upgrade<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: 
         }
         Behind::SocketIo => join(edge, client, path, request),
         Behind::Egress => egress(edge, client, path, request),
+        Behind::Listen => return listen(edge, client, path, request, &accept),
+        Behind::Interpreter => return interpret(edge, client, path, request, &accept),
         Behind::Notifications => {
             let user = user(edge, request.headers(), parameter(query, "token"));
             let bytes_max = tab::MESSAGE_BYTES_MAX;
@@ -217,6 +229,41 @@ fn egress<B>(edge: &Arc<Edge>, client: IpAddr, path: String, request: Request<B>
             }
         }
     });
+}
+
+/// The establishing of a client of Deepgram, which is refused before there is a socket.
+fn listen<B>(edge: &Arc<Edge>, client: IpAddr, path: String, request: Request<B>, accept: &str) -> Answer {
+    let query = request.uri().query().unwrap_or_default();
+    let permit = match listen::decide(edge, request.headers(), query) {
+        Ok(permit) => permit,
+        Err(denied) => return refused(edge, &path, denied.fault, denied.answer),
+    };
+    let mut answer = switching_protocols(accept);
+    permit.mark(&mut answer);
+    let bytes_max = listen::MESSAGE_BYTES_MAX;
+    establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
+        visit.established(&edge);
+        listen::serve(edge, socket, permit).await;
+    });
+    answer
+}
+
+/// The establishing of a client of system D.
+fn interpret<B>(edge: &Arc<Edge>, client: IpAddr, path: String, request: Request<B>, accept: &str) -> Answer {
+    let token = parameter(request.uri().query().unwrap_or_default(), "token");
+    let permit = match interpreter::decide(edge, request.headers(), token.as_deref()) {
+        Ok(permit) => permit,
+        Err(denied) => {
+            let answer = recording::not_admitted(denied);
+            return refused(edge, &path, denied.fault(), answer);
+        }
+    };
+    let bytes_max = interpreter::MESSAGE_BYTES_MAX;
+    establish(edge, client, path, request, bytes_max, move |edge, socket, visit| async move {
+        visit.established(&edge);
+        interpreter::serve(edge, socket, permit).await;
+    });
+    switching_protocols(accept)
 }
 
 /// Who upgrades what, for the log.
@@ -276,7 +323,12 @@ fn switching_protocols(accept: &str) -> Answer {
     answer
 }
 
-fn refused(edge: &Edge, path: &str, fault: FaultKind, answer: Answer) -> Answer {
+fn refused(edge: &Edge, path: &str, fault: FaultKind, mut answer: Answer) -> Answer {
+    if path == LISTEN_PATH {
+        // Of what was refused before anybody knew that it is Deepgram's.
+        let error = answer.headers_mut().entry(listen::ERROR);
+        error.or_insert(HeaderValue::from_static(fault.label()));
+    }
     edge.tally.upgrade(fault.label());
     tracing::info!(path, status = answer.status().as_u16(), reason = %fault, "upgrade refused");
     answer

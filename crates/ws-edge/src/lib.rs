@@ -4,7 +4,8 @@
 //! SQL or Redis. In the order data passes: the `door` accepts, `route` and `handshake` answer, a `connection` speaks
 //! with its client and hands audio to its `source`, which decodes it into the uplink and, kept at a `desk`, outlives the
 //! socket; captions come back by a
-//! `feed`, which puts them in `order` for the followers of its session. Notifications have a `tab`, and `chat` a seat.
+//! `feed`, which puts them in `order` for the followers of its session. Notifications have a `tab`, and `chat` a seat. Clients
+//! of other services are `listen`'s and the `interpreter`'s; each has a source by way of `speaking`.
 
 mod access;
 mod answers;
@@ -20,8 +21,10 @@ mod feed;
 mod gate;
 mod handshake;
 mod happenings;
+mod interpreter;
 mod limits;
 mod line;
+mod listen;
 mod metrics;
 mod news;
 mod order;
@@ -41,6 +44,7 @@ mod settings;
 mod socket;
 mod socketio;
 mod source;
+mod speaking;
 mod spread;
 mod stats;
 mod tab;

@@ -72,6 +72,14 @@ pub(crate) enum NotAdmitted {
 }
 
 impl NotAdmitted {
+    /// Who must act.
+    pub(crate) const fn fault(self) -> FaultKind {
+        match self {
+            Self::Missing => FaultKind::Unauthenticated,
+            Self::Wrong => FaultKind::Forbidden,
+        }
+    }
+
     /// What system D says.
     pub(crate) const fn text(self) -> &'static str {
         match self {

@@ -312,7 +312,7 @@ pub(crate) fn shown_name(value: &Value) -> Option<Option<String>> {
     (name.len() <= NAME_BYTES_MAX).then(|| Some(name.to_owned()).filter(|name| !name.is_empty()))
 }
 
-fn encode(message: &impl Serialize) -> Utf8Bytes {
+pub(crate) fn encode(message: &impl Serialize) -> Utf8Bytes {
     // Nothing here can fail to serialize: no maps but those of texts, no foreign `Serialize`.
     serde_json::to_string(message).unwrap_or_default().into()
 }
@@ -416,7 +416,7 @@ fn is_first(revision: &u32) -> bool {
 }
 
 /// Seconds in the stream, in whole milliseconds.
-fn seconds(position: Samples) -> f64 {
+pub(crate) fn seconds(position: Samples) -> f64 {
     position.millis() as f64 / 1000.0
 }
 

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use hyper::body::Body;
+use model::FaultKind;
+use rpc::recognition::Wanted;
 
 use crate::{
     Edge,
@@ -136,13 +138,48 @@ where
     }
 }
 
+/// What a whole recording says.
+pub(crate) struct Transcribed {
+    /// Empty when nobody speaks.
+    pub(crate) text: String,
+    pub(crate) language: Option<String>,
+    /// How sure the language is, 0 to 1.
+    pub(crate) probability: f32,
+}
+
+/// Hears a whole recording that came in one message.
+///
+/// # Errors
+/// Who must act, and what to tell the client.
+pub(crate) async fn transcribe(
+    edge: &Edge,
+    recording: Bytes,
+    language: Option<String>,
+) -> Result<Transcribed, (FaultKind, String)> {
+    let hear = async {
+        let place = hearing::place(edge).await?;
+        let file = upload::File { pieces: vec![recording], media_type: None };
+        let sound = sound::Sound::new(file, sound::Accept::Samples)?;
+        let wanted = Wanted { language, ..Wanted::default() };
+        hearing::Hearing::begin(edge, place, sound, &wanted).await?.all().await
+    };
+    match hear.await {
+        Ok(heard) => Ok(Transcribed {
+            text: heard.text(),
+            language: heard.done.language,
+            probability: heard.done.probability,
+        }),
+        Err(problem) => Err((problem.fault(), problem.to_string())),
+    }
+}
+
 /// What FastAPI says of a path that it does not know.
 pub(crate) fn not_found() -> Answer {
     object(StatusCode::NOT_FOUND, [("detail", "Not Found".into())])
 }
 
 /// What system D says to whoever may not.
-fn not_admitted(refused: NotAdmitted) -> Answer {
+pub(crate) fn not_admitted(refused: NotAdmitted) -> Answer {
     let status = match refused {
         NotAdmitted::Missing => StatusCode::UNAUTHORIZED,
         NotAdmitted::Wrong => StatusCode::FORBIDDEN,

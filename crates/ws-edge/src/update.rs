@@ -96,6 +96,14 @@ impl Update {
         }
     }
 
+    /// The caption that it is, if it is one.
+    pub(crate) fn as_caption(&self) -> Option<&Caption> {
+        match &self.0.what {
+            What::Caption(caption) => Some(caption),
+            What::State { .. } | What::Error { .. } | What::Verbatim(_) => None,
+        }
+    }
+
     /// The place of what is stored in its topic.
     pub(crate) fn sequence(&self) -> Option<Sequence> {
         match &self.0.what {
