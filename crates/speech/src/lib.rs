@@ -15,6 +15,7 @@ mod listener;
 
 mod agreement;
 mod gate;
+mod phantoms;
 mod times;
 
 mod decode;
@@ -28,6 +29,9 @@ mod runtime;
 mod tokenizer;
 
 mod gladia;
+
+#[cfg(feature = "whisper")]
+mod whisper;
 
 mod meters;
 
@@ -44,3 +48,5 @@ pub use listener::{Listener, ListenerSettings, Spoken};
 pub use meters::describe;
 pub use moonshine::Moonshine;
 pub use pool::{Answer, EnginePool, Load};
+#[cfg(feature = "whisper")]
+pub use whisper::Whisper;
