@@ -13,7 +13,7 @@ help: ## List the targets
 	@echo '  `DEMO=0 make run` plays no recording. Settings, in the environment or in .env: HTTP_PORT, HTTPS_PORT, HTTP_ADDR, PORT, HANDSHAKES_PER_SECOND, …'
 
 # Its last line is one command and no shell, so that a signal make passes on reaches the launcher.
-run: announce setup model build ## Run everything on this machine and caption a recording, until Ctrl-C
+run: announce setup model $(if $(WHISPER),model-whisper) build ## Run everything on this machine and caption a recording, until Ctrl-C (WHISPER=1: other languages too)
 	@$(DEV)/parley-up
 
 announce:
@@ -54,7 +54,8 @@ model: setup ## Fetch and verify the speech model, its runtime and the recording
 	@$(DEV)/fetch-model
 
 build: setup ## Build the services and the command line in release
-	cargo build --release --locked $$($(DEV)/parley-up --packages | sed 's/[^ ][^ ]*/-p &/g')
+	@$(if $(WHISPER),echo 'build: with Whisper; the first time CTranslate2 is compiled, about 240 files of C++ (15 minutes on two cores)',:)
+	cargo build --release --locked $(FEATURES) $$($(DEV)/parley-up --packages | sed 's/[^ ][^ ]*/-p &/g')
 
 check: setup ## Check format and lints, as CI does
 	cargo fmt --all --check
@@ -65,6 +66,9 @@ fmt: ## Format the code
 
 clippy: setup ## Check lints alone
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Whisper is C++ that takes a quarter of an hour to compile, once.
+FEATURES = $(if $(WHISPER),--features transcription-worker/whisper)
 
 LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
 

@@ -30,7 +30,8 @@ SERVICES = [
     Service("transcription-worker", ports=[Port("WORKER_PORT", 50051)], admin=Port("WORKER_METRICS_PORT", 9102),
             twice=True),
     Service("ws-edge",
-            ports=[Port("PORT", 3001), Port("CHAT_PORT", 3002, optional=True), Port("SESSION_PORT", 50053, optional=True)],
+            ports=[Port("PORT", 3001), Port("CHAT_PORT", 3002, optional=True), Port("TRANSLATE_PORT", 7860, optional=True),
+                   Port("SESSION_PORT", 50053, optional=True)],
             admin=Port("METRICS_PORT", 9101), twice=True),
     Service("rtmp-ingest", ports=[Port("RTMP_PORT", 1936)], admin=Port("RTMP_METRICS_PORT", 9104)),
 ]

@@ -1,4 +1,4 @@
-use model::{Final, Sequence, SessionSlug};
+use model::{Entry, Final, Sequence, SessionSlug};
 use settings::Secret;
 use storage::Storage;
 use testkit::tokens;
@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::{Client, JWT_SECRET};
 
-/// Most finals that a story has.
-const FINALS_MAX: u32 = 10_000;
+/// Most entries that a story has.
+const ENTRIES_MAX: u32 = 10_000;
 
 /// A session, its participants and its transcript.
 #[derive(Clone)]
@@ -68,7 +68,20 @@ impl Room {
     /// # Panics
     /// When Postgres does not answer.
     pub async fn finals(&self) -> Vec<Final> {
-        self.storage.finals_since(&self.slug, Sequence(0), FINALS_MAX).await.expect("the finals")
+        let entries = self.entries().await.into_iter();
+        let segments = entries.filter_map(|entry| match entry {
+            Entry::Final(segment) => Some(segment),
+            Entry::Translation(_) => None,
+        });
+        segments.collect()
+    }
+
+    /// All that is stored of what was said: finals, and what became of their translations.
+    ///
+    /// # Panics
+    /// When Postgres does not answer.
+    pub async fn entries(&self) -> Vec<Entry> {
+        self.storage.entries_since(&self.slug, Sequence(0), ENTRIES_MAX).await.expect("the entries")
     }
 }
 

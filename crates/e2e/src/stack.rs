@@ -125,6 +125,7 @@ impl Stack {
             ("PORT", ports.edge.to_string()),
             ("METRICS_PORT", "0".to_owned()),
             ("CHAT_PORT", "0".to_owned()),
+            ("TRANSLATE_PORT", "0".to_owned()),
             ("SESSION_PORT", "0".to_owned()),
             ("HUB_PORT", ports.hub.to_string()),
             ("HUB_METRICS_PORT", "0".to_owned()),
@@ -216,7 +217,8 @@ impl Stack {
         free(port).await;
         let mut settings = self.settings.clone();
         settings.extend(
-            [("PORT", port), ("CHAT_PORT", 0)].map(|(name, port)| (name.to_owned(), port.to_string())),
+            [("PORT", port), ("CHAT_PORT", 0), ("TRANSLATE_PORT", 0)]
+                .map(|(name, port)| (name.to_owned(), port.to_string())),
         );
         (start_edge(settings).await, port)
     }

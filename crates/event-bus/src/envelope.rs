@@ -4,11 +4,13 @@
 //! added; a reader skips those it does not know. A change that old readers would misread is a new `v`, and a new
 //! meaning is a new `kind`: readers skip both, counted, since processes of two releases run while one is rolled out.
 
+use std::collections::BTreeMap;
+
 use model::{
     AppEvent, Caption, Change, EngineName, Fallback, Final, Identity, JsonObject, Message, Notification,
     NotificationChange, Outside, Partial, RoomSign, Samples, SeatId, Sequence, SessionSlug, Speaker,
-    StreamId, StreamState, StreamStatus, Timestamp, Topic, TranscriptionError, Unread, UserId, UtteranceId,
-    Word,
+    StreamId, StreamState, StreamStatus, Timestamp, Topic, TranscriptionError, Translation, Unread,
+    Untranslated, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,6 +22,7 @@ const VERSION: u32 = 1;
 
 const PARTIAL: &str = "partial";
 const FINAL: &str = "final";
+const TRANSLATION: &str = "translation";
 const STATUS: &str = "status";
 const SESSION_ENDED: &str = "session_ended";
 const TRANSCRIPTION_ERROR: &str = "transcription_error";
@@ -29,9 +32,10 @@ const MESSAGE: &str = "message";
 const SIGN: &str = "sign";
 const APP: &str = "app";
 
-pub(crate) const KINDS: [&str; 10] = [
+pub(crate) const KINDS: [&str; 11] = [
     PARTIAL,
     FINAL,
+    TRANSLATION,
     STATUS,
     SESSION_ENDED,
     TRANSCRIPTION_ERROR,
@@ -119,6 +123,25 @@ struct CaptionPayload {
     outside: Option<OutsidePayload>,
 }
 
+/// The sequence is that of the envelope. With `text` or with `failure`.
+#[derive(Serialize, Deserialize)]
+struct TranslationPayload {
+    session: SessionSlug,
+    utterance: UtteranceId,
+    #[serde(default)]
+    revision: u32,
+    identity: Identity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    language: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// Label of an [`Untranslated`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+    at: Timestamp,
+}
+
 #[derive(Serialize, Deserialize)]
 struct OutsidePayload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +223,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
     match event {
         Event::Caption(Caption::Partial(_)) => PARTIAL,
         Event::Caption(Caption::Final(_)) => FINAL,
+        Event::Caption(Caption::Translation(_)) => TRANSLATION,
         Event::Status(_) => STATUS,
         Event::SessionEnded => SESSION_ENDED,
         Event::TranscriptionError(_) => TRANSCRIPTION_ERROR,
@@ -219,6 +243,9 @@ pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u
         }
         Event::Caption(Caption::Final(segment)) => {
             seal(origin, topic, Some(segment.sequence), kind, final_payload(segment))
+        }
+        Event::Caption(Caption::Translation(translation)) => {
+            seal(origin, topic, Some(translation.sequence), kind, translation_payload(translation))
         }
         Event::Status(status) => seal(origin, topic, None, kind, status_payload(status)),
         Event::SessionEnded => seal(origin, topic, None, kind, SessionEndedPayload {}),
@@ -276,6 +303,11 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
         PARTIAL => Event::Caption(Caption::Partial(partial(read(payload)?))),
         FINAL => {
             Event::Caption(Caption::Final(segment(read(payload)?, sequence.ok_or(Unreadable::Malformed)?)))
+        }
+        TRANSLATION => {
+            let sequence = sequence.ok_or(Unreadable::Malformed)?;
+            let translation = translation(read(payload)?, sequence).ok_or(Unreadable::Kind)?;
+            Event::Caption(Caption::Translation(translation))
         }
         STATUS => Event::Status(status(read(payload)?).ok_or(Unreadable::Kind)?),
         SESSION_ENDED => Event::SessionEnded,
@@ -427,7 +459,40 @@ fn segment(payload: CaptionPayload, sequence: Sequence) -> Final {
         words: payload.words.into_iter().map(word).collect(),
         at: payload.at,
         outside: outside(payload.outside),
+        // None is known yet of one that was just stored.
+        translations: BTreeMap::new(),
     }
+}
+
+fn translation_payload(translation: &Translation) -> TranslationPayload {
+    TranslationPayload {
+        session: translation.session.clone(),
+        utterance: translation.utterance.clone(),
+        revision: translation.revision,
+        identity: translation.speaker.identity.clone(),
+        name: translation.speaker.name.clone(),
+        language: translation.language.clone(),
+        text: translation.outcome.as_ref().ok().cloned(),
+        failure: translation.outcome.as_ref().err().map(|failure| failure.label().to_owned()),
+        at: translation.at,
+    }
+}
+
+/// `None` for a failure of a later release.
+fn translation(payload: TranslationPayload, sequence: Sequence) -> Option<Translation> {
+    Some(Translation {
+        session: payload.session,
+        sequence,
+        utterance: payload.utterance,
+        revision: payload.revision,
+        speaker: Speaker { identity: payload.identity, name: payload.name },
+        language: payload.language,
+        outcome: match payload.text {
+            Some(text) => Ok(text),
+            None => Err(Untranslated::from_label(&payload.failure?)?),
+        },
+        at: payload.at,
+    })
 }
 
 #[cfg(test)]
@@ -474,7 +539,19 @@ mod tests {
                 said_at: Some(Timestamp(2)),
                 message: Some(JsonObject::parse(r#"{"type":"transcript"}"#, 100).unwrap()),
             }),
+            translations: BTreeMap::new(),
         };
+        let translated = Translation {
+            session: session.clone(),
+            sequence: Sequence(8),
+            utterance: segment.utterance.clone(),
+            revision: 2,
+            speaker: segment.speaker.clone(),
+            language: "de-AT".to_owned(),
+            outcome: Ok("Grüß \"dich\"".to_owned()),
+            at: Timestamp(7),
+        };
+        let untranslated = Translation { outcome: Err(Untranslated::TooLate), ..translated.clone() };
         let status = StreamStatus {
             session,
             stream,
@@ -544,6 +621,8 @@ mod tests {
         events.extend([
             Event::Caption(Caption::Partial(partial)),
             Event::Caption(Caption::Final(segment)),
+            Event::Caption(Caption::Translation(translated)),
+            Event::Caption(Caption::Translation(untranslated)),
             Event::Status(status),
             Event::SessionEnded,
             Event::TranscriptionError(TranscriptionError {

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{Identity, JsonObject, Samples, Sequence, SessionSlug, StreamId, Timestamp, UserId, UtteranceId};
 
@@ -90,12 +90,87 @@ pub struct Final {
     pub at: Timestamp,
     /// Of a back end; then it has no place in a stream.
     pub outside: Option<Outside>,
+    /// What it says in other languages (BCP 47, as they were asked for), as far as that was known when it was read.
+    pub translations: BTreeMap<String, String>,
 }
 
 impl Final {
     /// The message that clients are to be sent instead of ours, as a back end wrote it.
     pub fn verbatim(&self) -> Option<&JsonObject> {
         self.outside.as_ref()?.message.as_ref()
+    }
+}
+
+/// What became of the translation of a final into one language.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Translation {
+    /// The session it belongs to.
+    pub session: SessionSlug,
+    /// Position in the session's topic, after that of the final.
+    pub sequence: Sequence,
+    /// The utterance.
+    pub utterance: UtteranceId,
+    /// Of which revision of it.
+    pub revision: u32,
+    /// Who spoke.
+    pub speaker: Speaker,
+    /// The language it is translated into (BCP 47), as it was asked for.
+    pub language: String,
+    /// The text, never empty, or why there is none.
+    pub outcome: Result<String, Untranslated>,
+    /// When that was known.
+    pub at: Timestamp,
+}
+
+/// Why there is no translation, and will be none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Untranslated {
+    /// It was not there in the time that it may take.
+    TooLate,
+    /// The translator was away all that time.
+    Unavailable,
+    /// The translator does not want this text.
+    Refused,
+    /// No translator serves this pair of languages.
+    Unserved,
+}
+
+impl Untranslated {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::TooLate, Self::Unavailable, Self::Refused, Self::Unserved];
+
+    /// Its name in messages, rows and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TooLate => "too_late",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+            Self::Unserved => "unserved",
+        }
+    }
+
+    /// That of this name, if there is one.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.label() == label)
+    }
+}
+
+/// What is stored of what was said: each has a place in its session's topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The text of an utterance.
+    Final(Final),
+    /// What became of a translation of it.
+    Translation(Translation),
+}
+
+impl Entry {
+    /// Its place.
+    pub fn sequence(&self) -> Sequence {
+        match self {
+            Self::Final(segment) => segment.sequence,
+            Self::Translation(translation) => translation.sequence,
+        }
     }
 }
 
@@ -117,6 +192,17 @@ pub enum Caption {
     Partial(Partial),
     /// Text of a finished one.
     Final(Final),
+    /// What became of a translation of that.
+    Translation(Translation),
+}
+
+impl From<Entry> for Caption {
+    fn from(entry: Entry) -> Self {
+        match entry {
+            Entry::Final(segment) => Self::Final(segment),
+            Entry::Translation(translation) => Self::Translation(translation),
+        }
+    }
 }
 
 impl Caption {
@@ -125,6 +211,7 @@ impl Caption {
         match self {
             Self::Partial(partial) => partial.utterance.stream(),
             Self::Final(segment) => segment.utterance.stream(),
+            Self::Translation(translation) => translation.utterance.stream(),
         }
     }
 }
@@ -154,6 +241,17 @@ impl fmt::Debug for Final {
             self.text.len(),
             self.start,
             self.end
+        )
+    }
+}
+
+impl fmt::Debug for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = self.outcome.as_ref().map(String::len);
+        write!(
+            f,
+            "Translation({} r{} #{} {}, {outcome:?})",
+            self.utterance, self.revision, self.sequence, self.language
         )
     }
 }

@@ -14,7 +14,9 @@ pub mod room;
 mod stream;
 mod topic;
 
-pub use caption::{Caption, Final, Outside, Partial, Speaker, Spoken, Word};
+pub use caption::{
+    Caption, Entry, Final, Outside, Partial, Speaker, Spoken, Translation, Untranslated, Word,
+};
 pub use clock::{Clock, Timestamp};
 pub use fault::FaultKind;
 pub use ids::{

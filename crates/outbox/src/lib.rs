@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use event_bus::{BusError, Event, EventBus};
 use futures_util::{StreamExt, stream};
-use model::{Caption, Clock, Topic};
+use model::{Clock, Topic};
 use storage::{Announcement, OutboxClaim, OutboxRow, Storage, StorageError};
 use tokio::{
     sync::Notify,
@@ -172,7 +172,7 @@ impl Relay {
 /// What followers of the row's topic are told.
 fn announcement(row: &OutboxRow) -> (Topic, Event) {
     let event = match row.announcement.clone() {
-        Announcement::Final(segment) => Event::Caption(Caption::Final(segment)),
+        Announcement::Entry(entry) => Event::Caption(entry.into()),
         Announcement::Notification { notification, unread } => Event::Notification { notification, unread },
         Announcement::Change(change) => Event::NotificationChanged(change),
         Announcement::Message(message) => Event::Message(message),

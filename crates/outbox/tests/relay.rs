@@ -50,6 +50,7 @@ fn segment(open: &OpenStream, number: u32) -> NewFinal {
         start: Samples(u64::from(number) * 100),
         end: Samples(u64::from(number) * 100 + 50),
         words: Vec::new(),
+        translate_to: Vec::new(),
         at: NOW,
     }
 }
@@ -197,7 +198,7 @@ async fn rows_wait_while_redis_is_down() {
     // Rings that nobody heard are the listener's gap; here it only matters that the rows were published.
     empty(&storage).await;
     while timeout(PATIENCE, follower.recv()).await.expect("a gap") != Received::Gap {}
-    let finals = storage.finals_since(&session(), model::Sequence(2), 1000).await.unwrap();
+    let finals = storage.entries_since(&session(), model::Sequence(2), 1000).await.unwrap();
     assert_eq!(finals.len(), 148);
 }
 

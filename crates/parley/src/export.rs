@@ -26,6 +26,7 @@ Examples:
   parley export --session demo --format srt --output demo.srt
   parley export --session demo --format json | jq -r '.segments[].text'
   parley export --session demo --format vtt --stream 6f9619ff-8b86-4d01-b42d-00c04fc964ff
+  parley export --session demo --format srt --language ar
   parley export --session demo --format txt --speaker alice --from 2026-01-31T18:00:00Z")]
 pub struct Args {
     /// Slug of the session.
@@ -44,6 +45,9 @@ pub struct Args {
     /// Only what this participant said.
     #[arg(long, value_name = "IDENTITY")]
     speaker: Option<Identity>,
+    /// What was translated into this language (BCP 47), translated; the rest as it was said.
+    #[arg(long, value_name = "LANGUAGE")]
+    language: Option<String>,
     /// Only what began at this moment (RFC 3339) or later.
     #[arg(long, value_name = "MOMENT", value_parser = moment)]
     from: Option<Timestamp>,
@@ -77,6 +81,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let narrowed = if narrowed { ", with this speaker and in this time" } else { "" };
         return Err(Failure::Empty(format!("session {}{stream}{narrowed}", args.session)));
     }
+    let said = match &args.language {
+        Some(language) => subtitles::translated(said, language),
+        None => said,
+    };
     let text = subtitles::render(args.format, &args.session, &said);
     match args.output {
         Some(path) => std::fs::write(&path, text)

@@ -36,6 +36,8 @@ pub enum FromServer {
     TranscriptFinal(Caption),
     /// Either, in the shape that some deployments choose.
     Transcript(Caption),
+    /// What became of a translation.
+    Translation(Translation),
     /// The stream has ended; its audio is dealt with.
     Stopped {
         /// The stream; absent when there was no sound.
@@ -134,6 +136,24 @@ impl Caption {
         let named = self.speaker.as_deref().filter(|name| !name.is_empty());
         named.or(self.speaker_id.as_deref()).unwrap_or_default()
     }
+}
+
+/// The translation of a final, or why there is none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Translation {
+    /// Into which language.
+    pub language: String,
+    /// What it says.
+    pub text: Option<String>,
+    /// Why there is none.
+    pub error: Option<String>,
+    /// Name of the speaker.
+    pub speaker: Option<String>,
+    /// When, ms since 1970 by the server's clock.
+    pub ts: Option<i64>,
+    /// Position in the session.
+    pub sequence: Option<u64>,
 }
 
 /// An event of chat.

@@ -13,7 +13,7 @@ use crate::{
     backoff::{Backoff, chance},
     door::{Door, DoorArgs, Socket, Wanted},
     failure::Failure,
-    message::{Caption, Chat, Fault, FromServer},
+    message::{Caption, Chat, Fault, FromServer, Translation},
     screen::{Screen, printable},
     sequences::Sequences,
     signals::Signals,
@@ -158,6 +158,7 @@ impl Following {
                 FromServer::TranscriptPartial(caption) => self.caption(&caption, false, &text)?,
                 FromServer::TranscriptFinal(caption) => self.caption(&caption, true, &text)?,
                 FromServer::Transcript(caption) => self.caption(&caption, caption.is_final, &text)?,
+                FromServer::Translation(translation) => self.translation(&translation, &text)?,
                 FromServer::Chat(chat) => self.chat(&chat, &text)?,
                 FromServer::Error(said) => fault = Some(said),
                 FromServer::Reconnect { retry_after_ms } => {
@@ -201,12 +202,34 @@ impl Following {
         self.screen.line(&format!("{}[chat] {who}{note}: {kind}{said}", clock(at)))
     }
 
-    fn caption(&mut self, caption: &Caption, is_final: bool, raw: &str) -> io::Result<()> {
-        if is_final && !caption.sequence.is_none_or(|sequence| self.sequences.note(sequence)) {
+    fn translation(&mut self, translation: &Translation, raw: &str) -> io::Result<()> {
+        let at = translation.ts.map(Timestamp);
+        if !self.is_news(translation.sequence, at) {
             return Ok(());
         }
+        if self.json {
+            return self.screen.line(&one_line(raw));
+        }
+        let (language, who) = (printable(&translation.language), translation.speaker.as_deref());
+        let who = who.map(|who| format!("{}: ", printable(who))).unwrap_or_default();
+        let said = match (&translation.text, &translation.error) {
+            (Some(text), _) => printable(text.trim()),
+            (None, error) => {
+                format!("(no translation: {})", printable(error.as_deref().unwrap_or("unknown")))
+            }
+        };
+        self.screen.line(&format!("{}[{language}] {who}{said}", clock(at)))
+    }
+
+    /// Whether what is stored was not seen before, and is not from before the first connection when only news are wanted.
+    fn is_news(&mut self, sequence: Option<u64>, at: Option<Timestamp>) -> bool {
+        sequence.is_none_or(|sequence| self.sequences.note(sequence))
+            && !(self.live_only && at.zip(self.began).is_some_and(|(at, began)| at < began))
+    }
+
+    fn caption(&mut self, caption: &Caption, is_final: bool, raw: &str) -> io::Result<()> {
         let at = caption.ts.map(Timestamp);
-        if self.live_only && is_final && at.zip(self.began).is_some_and(|(at, began)| at < began) {
+        if is_final && !self.is_news(caption.sequence, at) {
             return Ok(());
         }
         if self.json {

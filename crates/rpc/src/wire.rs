@@ -33,6 +33,9 @@ pub use generated::{
 /// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends room for 35).
 pub const LANGUAGE_BYTES_MAX: usize = 35;
 
+/// Most languages that the finals of a stream are translated into.
+pub const TRANSLATIONS_MAX: usize = 8;
+
 /// Longest display name, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -60,6 +63,9 @@ pub struct Source {
     pub user: Option<UserId>,
     /// Several people may be heard in it; `speaker` stands in when nobody knows which of them speaks.
     pub is_room: bool,
+    /// Languages (BCP 47) that its finals are translated into, at most [`TRANSLATIONS_MAX`]; none for those of the worker's
+    /// settings.
+    pub translate_to: Vec<String>,
 }
 
 /// A message that breaks the contract of `proto/`.
@@ -135,6 +141,7 @@ impl Source {
             started_at_ms: self.started_at.0,
             user_id: self.user.as_ref().map(ToString::to_string).unwrap_or_default(),
             is_room: self.is_room,
+            translate_to: self.translate_to.clone(),
         };
         TranscribeRequest { message: Some(Request::Open(open)) }
     }
@@ -150,6 +157,11 @@ impl Source {
         }
         check_language(&open.language)?;
         check_endpointing(open.endpointing_ms)?;
+        let are_languages = open.translate_to.iter().all(|tag| (1..=LANGUAGE_BYTES_MAX).contains(&tag.len()));
+        if open.translate_to.len() > TRANSLATIONS_MAX || !are_languages {
+            let expected = format!("at most {TRANSLATIONS_MAX} languages of 1 to {LANGUAGE_BYTES_MAX} bytes");
+            return Err(WireError::field("translate_to", expected));
+        }
         let user = match open.user_id.as_str() {
             "" => None,
             user => Some(user.parse().map_err(|e| WireError::field("user_id", e))?),
@@ -164,6 +176,7 @@ impl Source {
             started_at: Timestamp(open.started_at_ms),
             user,
             is_room: open.is_room,
+            translate_to: open.translate_to,
         };
         Ok((source, Samples(open.first_sample)))
     }
@@ -240,6 +253,7 @@ mod tests {
             started_at: Timestamp(17),
             user: Some("u1".parse().unwrap()),
             is_room: true,
+            translate_to: vec!["ar".into(), "es-419".into()],
         }
     }
 
@@ -269,6 +283,8 @@ mod tests {
         assert_eq!(field(open(|o| o.user_id = "x".repeat(257))), "user_id");
         assert_eq!(field(open(|o| o.language = "x".repeat(36))), "language");
         assert_eq!(field(open(|o| o.endpointing_ms = 99)), "endpointing_ms");
+        assert_eq!(field(open(|o| o.translate_to = vec!["ar".into(); 9])), "translate_to");
+        assert_eq!(field(open(|o| o.translate_to = vec![String::new()])), "translate_to");
     }
 
     #[test]

@@ -149,6 +149,11 @@ impl Workers {
         self.lock().pick(Instant::now(), &self.known)
     }
 
+    /// Whether there is a worker that has answered when it was last asked, or was not asked yet.
+    pub async fn are_there(&self) -> bool {
+        !matches!(self.pick().await, Pick::Nobody { busy: false, .. })
+    }
+
     /// A request that says who we are.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);

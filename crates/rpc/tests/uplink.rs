@@ -200,6 +200,7 @@ fn source() -> Source {
         started_at: Timestamp(0),
         user: None,
         is_room: false,
+        translate_to: Vec::new(),
     }
 }
 

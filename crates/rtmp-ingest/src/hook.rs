@@ -99,7 +99,13 @@ fn read(body: &[u8], key: &str) -> Result<Permit, HookError> {
     };
     let plain = permit::open(session.as_str()).map_err(|_| HookError::Refused)?;
     let identity = answer.identity.unwrap_or(plain.speaker.identity);
-    Ok(Permit { session, speaker: Speaker { identity, name: answer.name }, is_room: false, track: None })
+    Ok(Permit {
+        session,
+        speaker: Speaker { identity, name: answer.name },
+        is_room: false,
+        track: None,
+        language: None,
+    })
 }
 
 #[cfg(test)]

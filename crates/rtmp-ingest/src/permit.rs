@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use auth::{AuthError, stream_key_sha256};
 use model::{Identity, SessionSlug, Speaker};
+use rpc::wire;
 use rtmp::{Publish, Refusal};
 
 use crate::{Ingest, hook::HookError};
@@ -20,6 +21,8 @@ pub(crate) struct Permit {
     pub(crate) is_room: bool,
     /// Which track of several is heard; the first when nobody says.
     pub(crate) track: Option<u8>,
+    /// What is spoken (BCP 47 or `auto`); the default of the workers when nobody says.
+    pub(crate) language: Option<String>,
 }
 
 /// Why somebody may not publish. The texts are for the person at the encoder and quote nothing.
@@ -33,6 +36,8 @@ pub(crate) enum Denied {
     FollowOnly,
     #[error("track must be a number from 0 to 255")]
     Track,
+    #[error("language must be a language tag such as en, or auto")]
+    Language,
     #[error("the stream key was refused")]
     Hook,
     #[error("the stream key cannot be checked at present, try again")]
@@ -41,8 +46,16 @@ pub(crate) enum Denied {
 
 impl Denied {
     /// Every label.
-    pub(crate) const LABELS: [&str; 7] =
-        ["key_unknown", "token", "follow_only", "track", "hook_refused", "hook_away", "database_away"];
+    pub(crate) const LABELS: [&str; 8] = [
+        "key_unknown",
+        "token",
+        "follow_only",
+        "track",
+        "language",
+        "hook_refused",
+        "hook_away",
+        "database_away",
+    ];
 
     /// Metric label.
     pub(crate) fn label(&self) -> &'static str {
@@ -51,6 +64,7 @@ impl Denied {
             Self::Token(_) => "token",
             Self::FollowOnly => "follow_only",
             Self::Track => "track",
+            Self::Language => "language",
             Self::Hook => "hook_refused",
             Self::Away(what) => what,
         }
@@ -81,7 +95,16 @@ pub(crate) async fn decide(ingest: &Ingest, publish: &Publish, address: IpAddr) 
     if let Some(track) = parameter(&publish.query, "track") {
         permit.track = Some(track.parse().map_err(|_| Denied::Track)?);
     }
+    if let Some(language) = parameter(&publish.query, "language") {
+        permit.language = Some(language_tag(language).ok_or(Denied::Language)?);
+    }
     Ok(permit)
+}
+
+/// What has the shape of a language tag (RFC 5646 section 2.1).
+fn language_tag(tag: String) -> Option<String> {
+    let fits = wire::check_language(&tag).is_ok() && !tag.is_empty();
+    (fits && tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')).then_some(tag)
 }
 
 fn signed(ingest: &Ingest, token: &str) -> Result<Permit, Denied> {
@@ -93,7 +116,7 @@ fn signed(ingest: &Ingest, token: &str) -> Result<Permit, Denied> {
         Speaker { identity: principal.identity().clone(), name: principal.name().map(str::to_owned) };
     // The token of a room's egress names nobody in particular.
     let is_room = speaker.identity.as_str() == Speaker::ROOM;
-    Ok(Permit { session: principal.session().clone(), speaker, is_room, track: None })
+    Ok(Permit { session: principal.session().clone(), speaker, is_room, track: None, language: None })
 }
 
 async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result<Permit, Denied> {
@@ -107,7 +130,7 @@ async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result
         let identity: Identity =
             format!("{}-{}", Speaker::ROOM, key.id).parse().map_err(|_| Denied::Unknown)?;
         let speaker = Speaker { identity, name: key.label };
-        return Ok(Permit { session: key.session, speaker, is_room: true, track: None });
+        return Ok(Permit { session: key.session, speaker, is_room: true, track: None, language: None });
     }
     if let Some(hook) = &ingest.hook {
         return match hook.ask(publish, address).await {
@@ -129,7 +152,13 @@ async fn unsigned(ingest: &Ingest, publish: &Publish, address: IpAddr) -> Result
 pub(crate) fn open(key: &str) -> Result<Permit, Denied> {
     let session = key.parse().map_err(|_| Denied::Unknown)?;
     let identity = Speaker::ROOM.parse().map_err(|_| Denied::Unknown)?;
-    Ok(Permit { session, speaker: Speaker { identity, name: None }, is_room: true, track: None })
+    Ok(Permit {
+        session,
+        speaker: Speaker { identity, name: None },
+        is_room: true,
+        track: None,
+        language: None,
+    })
 }
 
 /// Whether a key has the shape of a JWT (RFC 7519 section 3): three parts, the first of which is a JSON object.
@@ -146,6 +175,16 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_language_is_a_tag() {
+        for good in ["ru", "auto", "zh-Hans-CN"] {
+            assert_eq!(language_tag(good.to_owned()).as_deref(), Some(good));
+        }
+        for bad in ["", "ru RU", "<b>", &"x".repeat(36)] {
+            assert_eq!(language_tag(bad.to_owned()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn parameters_are_found_and_decoded() {
@@ -170,6 +209,7 @@ mod tests {
             Denied::Token(AuthError::Expired),
             Denied::FollowOnly,
             Denied::Track,
+            Denied::Language,
             Denied::Hook,
             Denied::Away("hook_away"),
             Denied::Away("database_away"),

@@ -65,6 +65,19 @@ impl Decode {
         self.known.as_ref()
     }
 
+    /// The same sound once more, for something else to be made of it.
+    pub fn again(&self, wanted: Wanted) -> Self {
+        Self {
+            ticket: self.ticket,
+            pcm: self.pcm.clone(),
+            wanted,
+            earlier: None,
+            asked: self.asked,
+            standing: Standing::new(self.kind()),
+            known: None,
+        }
+    }
+
     /// How much sound there is to decode.
     pub fn length(&self) -> Samples {
         Samples::of(self.pcm.len())

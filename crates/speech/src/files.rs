@@ -5,6 +5,12 @@ use crate::SpeechError;
 /// Where `make model` puts the model, under the root of a checkout.
 const MODEL_DIR: &str = ".parley/model";
 
+/// Where `make model-whisper` puts that one.
+const WHISPER_DIR: &str = ".parley/model-whisper";
+
+/// What every model of CTranslate2 has.
+const WHISPER_FILE: &str = "model.bin";
+
 /// Where the files of the Moonshine model and of ONNX Runtime lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
@@ -33,10 +39,7 @@ impl ModelFiles {
     pub fn find(setting: Option<&Path>, working_dir: &Path) -> Result<Self, ModelMissing> {
         let dir = match setting {
             Some(dir) => dir.to_owned(),
-            None => working_dir
-                .ancestors()
-                .map(|above| above.join(MODEL_DIR))
-                .find(|dir| dir.is_dir())
+            None => nearest(MODEL_DIR, working_dir)
                 .ok_or_else(|| ModelMissing { file: working_dir.join(MODEL_DIR).display().to_string() })?,
         };
         Self::in_dir(dir)
@@ -68,6 +71,18 @@ impl ModelFiles {
     pub(crate) fn tokenizer(&self) -> PathBuf {
         self.dir.join("tokenizer.bin")
     }
+}
+
+/// The folder of a Whisper model in CTranslate2's format: `setting` (the value of WHISPER_MODEL_DIR) when it is given, else
+/// the nearest `.parley/model-whisper` from `working_dir` upward. `None` when there is none that holds a `model.bin`.
+pub fn find_whisper(setting: Option<&Path>, working_dir: &Path) -> Option<PathBuf> {
+    let dir = setting.map(Path::to_owned).or_else(|| nearest(WHISPER_DIR, working_dir))?;
+    dir.join(WHISPER_FILE).is_file().then_some(dir)
+}
+
+/// The folder of that name which is nearest to `working_dir`, upward.
+fn nearest(folder: &str, working_dir: &Path) -> Option<PathBuf> {
+    working_dir.ancestors().map(|above| above.join(folder)).find(|dir| dir.is_dir())
 }
 
 /// Wheels name the library with a hash or a version: `libonnxruntime-13ab8084.so.1`.

@@ -39,7 +39,7 @@ pub use decode::{Decode, DecodeKind, Ticket};
 pub use engine::{
     Detected, Hypothesis, HypothesisWord, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, Wanted,
 };
-pub use files::{ModelFiles, ModelMissing};
+pub use files::{ModelFiles, ModelMissing, find_whisper};
 pub use gladia::{
     Gladia, GladiaError, GladiaEvent, GladiaLimits, GladiaSession, GladiaSettings, GladiaTrouble, Unsettled,
 };

@@ -224,6 +224,8 @@ struct Asked {
 
 struct Utterance {
     sound: Sound,
+    /// What was said to be spoken when it began.
+    language: Option<String>,
     /// First voiced frame.
     voice_start: usize,
     /// Frames covered by the newest decode asked for.
@@ -236,10 +238,11 @@ struct Utterance {
 }
 
 impl Utterance {
-    fn new(sound: Sound) -> Self {
+    fn new(sound: Sound, language: Option<String>) -> Self {
         let voice_start = sound.frames().iter().position(Frame::voiced).unwrap_or(0);
         Self {
             sound,
+            language,
             voice_start,
             asked_frames: 0,
             newest: None,
@@ -420,7 +423,7 @@ impl Listener {
             if newest.filter(|frame| frame.voiced()).count() >= ONSET_FRAMES {
                 let end = self.quiet.end();
                 let sound = std::mem::replace(&mut self.quiet, Sound::starting(end));
-                self.open = Some(Utterance::new(sound));
+                self.open = Some(Utterance::new(sound, self.wanted.language.clone()));
             }
             return;
         };
@@ -440,7 +443,7 @@ impl Listener {
         let rest = self.close(frames);
         if rest.frames().iter().any(Frame::voiced) {
             self.quiet = Sound::starting(rest.end());
-            self.open = Some(Utterance::new(rest));
+            self.open = Some(Utterance::new(rest, self.wanted.language.clone()));
         } else {
             self.quiet = rest;
             self.quiet.keep_last(PREROLL_FRAMES);
@@ -503,6 +506,8 @@ impl Listener {
     fn ask(&mut self, kind: DecodeKind, frames: usize, now: Instant) -> Option<Decode> {
         let utterance = self.closed.front_mut().or(self.open.as_mut())?;
         utterance.asked_frames = frames;
+        let language = utterance.language.clone().or_else(|| self.wanted.language.clone());
+        let wanted = Wanted { language, task: self.wanted.task };
         let known = utterance.newest.take_if(|(covered, _)| {
             kind == DecodeKind::Final && *covered == frames && !self.settings.second_pass
         });
@@ -517,7 +522,7 @@ impl Listener {
         Some(Decode {
             ticket,
             pcm: utterance.sound.samples(frames),
-            wanted: self.wanted.clone(),
+            wanted,
             earlier,
             asked: now,
             standing,
@@ -537,7 +542,7 @@ impl Listener {
             (self.wanted.language, self.detected) =
                 settled_language(&hypothesis, frames, self.detected.take());
         }
-        let language = self.wanted.language.clone();
+        let language = open.language.clone().or_else(|| self.wanted.language.clone());
         let shown = if plausible {
             open.agreement.hear(&hypothesis, silence >= WORD_GAP_FRAMES)
         } else {
@@ -585,7 +590,7 @@ impl Listener {
                 (self.wanted.language, self.detected) =
                     settled_language(&hypothesis, frames, self.detected.take());
             }
-            let language = self.wanted.language.clone();
+            let language = utterance.language.clone().or_else(|| self.wanted.language.clone());
             let language =
                 language.or_else(|| hypothesis.detected.as_ref().map(|found| found.language.clone()));
             let (text, logprob) = (hypothesis.text(), hypothesis.logprob());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hearing::{recordings, silence};
 use model::Samples;
 use speech::{
-    Decode, DecodeKind, Hypothesis, HypothesisWord, Listener, ListenerSettings, SpeechError, Spoken,
+    Decode, DecodeKind, Detected, Hypothesis, HypothesisWord, Listener, ListenerSettings, SpeechError, Spoken,
 };
 
 fn hypothesis(text: &str) -> Hypothesis {
@@ -258,4 +258,148 @@ fn slow_answers_stretch_the_partials() {
         partials
     };
     assert!(count(Duration::from_millis(1_500)) * 2 < count(Duration::ZERO));
+}
+
+/// An answer that was found to be in a language, so surely.
+fn found(text: &str, language: &str, probability: f32) -> Hypothesis {
+    let detected = Some(Detected { language: language.to_owned(), probability });
+    Hypothesis { detected, ..hypothesis(text) }
+}
+
+fn languages(spoken: &[Spoken]) -> Vec<Option<&str>> {
+    let language = |spoken| match spoken {
+        &Spoken::Final { ref language, .. } => Some(language.as_deref()),
+        _ => None,
+    };
+    spoken.iter().filter_map(language).collect()
+}
+
+#[test]
+fn a_language_is_found_out_once() {
+    let said = [recording("LJ001-0008.wav"), silence(1.0)].concat();
+    let pcm = [said.clone(), said.clone(), said].concat();
+    let finals = ListenerSettings { partial_interval: None, ..ListenerSettings::default() };
+
+    // Sure at once: the recognizer is not asked again.
+    let mut listener = Listener::new(finals.clone());
+    let mut asked = Vec::new();
+    let (spoken, _) = play(&mut listener, &pcm, 1_600, |decode| {
+        asked.push(decode.wanted.language.clone());
+        Ok(if decode.wanted.language.is_none() {
+            found("so geht es", "de", 0.9)
+        } else {
+            hypothesis("so geht es")
+        })
+    });
+    assert_eq!(asked, [None, Some("de".to_owned()), Some("de".to_owned())]);
+    assert_eq!(languages(&spoken), [Some("de"); 3]);
+    assert_eq!(listener.detected().map(|found| found.probability), Some(0.9));
+
+    // Unsure: the same guess twice in a row settles it.
+    let mut listener = Listener::new(finals.clone());
+    let guesses = ["nl", "de", "de"];
+    let mut turn = 0;
+    let (spoken, _) = play(&mut listener, &pcm, 1_600, |_| {
+        turn += 1;
+        Ok(found("so geht es", guesses[turn - 1], 0.3))
+    });
+    assert_eq!(languages(&spoken), [Some("nl"), Some("de"), Some("de")]);
+    assert_eq!(listener.language(), Some("de"));
+
+    // What is no speech has no language.
+    let mut listener = Listener::new(finals);
+    play(&mut listener, &pcm, 1_600, |_| Ok(found("", "de", 0.99)));
+    assert_eq!(listener.language(), None);
+}
+
+#[test]
+fn what_was_said_before_another_language_stays_in_the_one_before() {
+    let said = [recording("LJ001-0008.wav"), silence(1.0)].concat();
+    let finals = ListenerSettings {
+        partial_interval: None,
+        language: Some("en".to_owned()),
+        ..ListenerSettings::default()
+    };
+    let mut listener = Listener::new(finals);
+    listener.hear(&said);
+    listener.hear(&said[..said.len() / 3]);
+    listener.speak(Some("ru".to_owned()));
+    let (mut spoken, mut asked) = (Vec::new(), Vec::new());
+    for part in [&said[..], &[]] {
+        listener.hear(part);
+        settle(
+            &mut listener,
+            Instant::now(),
+            &mut |decode| {
+                asked.push(decode.wanted.language.clone());
+                Ok(hypothesis("so it goes"))
+            },
+            &mut spoken,
+            &mut Vec::new(),
+        );
+    }
+    assert_eq!(asked, ["en", "en", "ru"].map(|language| Some(language.to_owned())));
+    assert_eq!(languages(&spoken), [Some("en"), Some("en"), Some("ru")]);
+}
+
+#[test]
+fn a_second_pass_hears_every_final_anew() {
+    let pcm = [recording("LJ001-0004.wav"), silence(1.0), recording("LJ001-0008.wav"), silence(1.0)].concat();
+    let mut listener = Listener::new(ListenerSettings { second_pass: true, ..ListenerSettings::default() });
+    let (spoken, _) = play(&mut listener, &pcm, 1_600, |decode| {
+        assert!(decode.known().is_none());
+        Ok(hypothesis(if decode.kind() == DecodeKind::Final {
+            "so it goes"
+        } else {
+            "so it goes in the first pass"
+        }))
+    });
+    let finals = spoken.iter().filter_map(|spoken| match spoken {
+        Spoken::Final { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    assert_eq!(finals.collect::<Vec<_>>(), ["so it goes"; 2]);
+    assert!(spoken.len() > 4, "there were partials");
+}
+
+#[test]
+fn a_slow_recognizer_hears_the_beginning_of_an_utterance_for_its_language_alone() {
+    let pcm = [recording("LJ001-0001.wav"), silence(1.0)].concat();
+    let interval = Duration::from_secs(3);
+    let mut listener =
+        Listener::new(ListenerSettings { partial_interval: Some(interval), ..ListenerSettings::default() });
+    let (_, decodes) = play(&mut listener, &pcm, 1_600, counting);
+    let first = decodes.first().unwrap();
+    assert!(first.0 == DecodeKind::Partial && first.1 >= 48_000, "{decodes:?}");
+    assert!(decodes.len() <= 1 + pcm.len() / 48_000, "{decodes:?}");
+}
+
+#[test]
+fn recordings_come_after_whoever_speaks_now() {
+    let pcm = [recording("LJ001-0008.wav"), silence(1.0)].concat();
+    let recording =
+        ListenerSettings { partial_interval: None, recording: true, ..ListenerSettings::default() };
+    let (spoken, decodes) = play(&mut Listener::new(recording), &pcm, 1_600, counting);
+    assert_eq!((spoken.len(), decodes.len()), (1, 1));
+    assert_eq!(decodes[0].0, DecodeKind::Recording);
+    assert!(DecodeKind::Final < DecodeKind::Partial && DecodeKind::Partial < DecodeKind::Recording);
+}
+
+#[test]
+fn a_recognizer_that_tells_where_words_lie_is_believed() {
+    let pcm = [silence(0.5), recording("LJ001-0008.wav"), silence(1.0)].concat();
+    let finals = ListenerSettings { partial_interval: None, ..ListenerSettings::default() };
+    let mut listener = Listener::new(finals);
+    let (spoken, _) = play(&mut listener, &pcm, 1_600, |decode| {
+        // The last ends outside of what it heard, as no recognizer should say.
+        let spans = vec![(1_600, 4_800), (4_800, 9_600), (9_000, decode.pcm.len() + 16_000)];
+        Ok(Hypothesis { spans, ..hypothesis("so it goes") })
+    });
+    let [Spoken::Final { words, end, .. }] = &spoken[..] else { panic!("{spoken:?}") };
+    let first = words[0].start - Samples(1_600);
+    let places: Vec<(Samples, Samples)> =
+        words.iter().map(|word| (word.start - first, word.end - first)).collect();
+    assert_eq!(places[..2], [(Samples(1_600), Samples(4_800)), (Samples(4_800), Samples(9_600))]);
+    assert_eq!(places[2].0, Samples(9_600), "words do not overlap");
+    assert!(words[2].end <= *end + Samples(16_000));
 }

@@ -1,10 +1,10 @@
 //! How nouns lie in rows.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use model::{
     Final, JsonObject, Outside, OutsideId, Samples, Sequence, SessionSlug, Speaker, Spoken, StreamId,
-    Timestamp, UserId, UtteranceId, Word,
+    Timestamp, Untranslated, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
@@ -58,13 +58,16 @@ pub(crate) fn outside(column: Option<OutsideColumn>) -> Option<Outside> {
     column.map(|OutsideColumn { user, said_at, message }| Outside { user, said_at, message })
 }
 
-/// The columns that [`segment`] and [`spoken`] read, in their order.
+/// The columns that [`segment`] and [`spoken`] read, in their order: 17.
 macro_rules! segment_columns {
     () => {
         "segments.sequence, segments.stream_id, segments.utterance, segments.revision, segments.speaker_identity,
          segments.speaker_name, segments.text, segments.language, segments.start_sample, segments.end_sample,
          segments.words, segments.stored_at, segments.outside_id, segments.outside,
-         segments.started_at, segments.ended_at"
+         segments.started_at, segments.ended_at,
+         (SELECT jsonb_object_agg(translations.language, translations.text) FROM translations
+          WHERE translations.session_id = segments.session_id AND translations.segment = segments.sequence
+            AND translations.text IS NOT NULL)"
     };
 }
 pub(crate) use segment_columns;
@@ -109,7 +112,20 @@ pub(crate) fn segment(session: &SessionSlug, row: &Row) -> Result<Final, Storage
         words: words(columns),
         at: timestamp(row.try_get(11)?),
         outside: outside(row.try_get::<_, Option<Json<OutsideColumn>>>(13)?.map(|Json(column)| column)),
+        translations: row
+            .try_get::<_, Option<Json<BTreeMap<String, String>>>>(16)?
+            .map(|Json(translations)| translations)
+            .unwrap_or_default(),
     })
+}
+
+/// What became of a translation. A reason of a later release is told as the most general one.
+pub(crate) fn translation_outcome(
+    text: Option<String>,
+    failure: Option<&str>,
+) -> Result<String, Untranslated> {
+    let failure = || failure.and_then(Untranslated::from_label).unwrap_or(Untranslated::Unavailable);
+    text.ok_or_else(failure)
 }
 
 /// Text that Postgres takes: it has no U+0000.

@@ -103,6 +103,9 @@ const DELETE_SESSION: Erasure = Erasure {
               WHERE usage.session_id = session.id RETURNING 1)
           SELECT (SELECT count(*) FROM session) AS sessions,
               (SELECT count(*) FROM segments_gone) AS segments,
+              -- They go with their finals.
+              (SELECT count(*) FROM translations JOIN session ON session.id = translations.session_id)
+                  AS translations,
               (SELECT count(*) FROM streams_gone) AS streams,
               (SELECT count(*) FROM participants_gone) AS participants,
               (SELECT count(*) FROM turns_gone) AS speaker_changes,
@@ -192,7 +195,7 @@ const ERASE_USER: Erasure = Erasure {
                  OR (payload #>> '{message,room}', payload #>> '{message,author}') IN (
                      SELECT room, identity FROM there)
                  OR payload #>> '{outside,user}' = $1
-                 OR payload ->> 'kind' = 'final' AND (payload ->> 'session', payload ->> 'utterance') IN (
+                 OR payload ->> 'kind' IN ('final', 'translation') AND (payload ->> 'session', payload ->> 'utterance') IN (
                      SELECT sessions.slug, said.utterance_id
                      FROM said JOIN sessions ON sessions.id = said.session_id)
               RETURNING 1),
@@ -202,6 +205,12 @@ const ERASE_USER: Erasure = Erasure {
               WHERE jsonb_typeof(answer) = 'array'
                 AND answer @> jsonb_build_array(jsonb_build_object('user', $1::text)) RETURNING 1)
           SELECT (SELECT count(*) FROM segments_gone) AS segments,
+              -- They go with their finals.
+              (SELECT count(*) FROM translations
+               JOIN segments ON segments.session_id = translations.session_id
+                   AND segments.sequence = translations.segment
+               JOIN said ON said.session_id = segments.session_id AND said.utterance_id = segments.utterance_id)
+                  AS translations,
               (SELECT count(*) FROM streams_gone) AS streams,
               (SELECT count(*) FROM streams_kept) AS streams_without_names,
               (SELECT count(*) FROM participants_gone) AS participants,

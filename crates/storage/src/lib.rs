@@ -34,6 +34,7 @@ mod stream_keys;
 mod streams;
 mod topics;
 mod transcripts;
+mod translations;
 mod usage;
 
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub use speakers::Turn;
 pub use stream_keys::{NewStreamKey, StreamKey};
 pub use streams::{KnownStream, NewStream, OpenStream, StreamLimits};
 pub use transcripts::{NewFinal, Recorded, TranscriptFilter};
+pub use translations::{NewTranslation, Waiting, WantedTranslation};
 pub use usage::{Metered, REPORTS_MAX, UsageReport, UsageRow, UsageTotals};
 
 /// How to reach Postgres.

@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use model::{
-    AppEvent, Change, Final, JsonObject, Message, Notification, NotificationChange, Samples, Sequence,
-    SessionSlug, Speaker, Timestamp, Topic, Unread, UserId, UtteranceId,
+    AppEvent, Change, Entry, Final, JsonObject, Message, Notification, NotificationChange, Samples, Sequence,
+    SessionSlug, Speaker, Timestamp, Topic, Translation, Unread, UserId, UtteranceId,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
@@ -8,7 +10,8 @@ use tokio_postgres::{Row, types::Json};
 use crate::{
     Storage, StorageError,
     columns::{
-        OutsideColumn, WordColumn, outside, outside_column, parsed, timestamp, unsigned, word_columns, words,
+        OutsideColumn, WordColumn, outside, outside_column, parsed, timestamp, translation_outcome, unsigned,
+        word_columns, words,
     },
     connection::{Connection, Statement},
 };
@@ -29,8 +32,8 @@ pub struct OutboxRow {
 /// What is announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Announcement {
-    /// A final was stored.
-    Final(Final),
+    /// A final was stored, or it is known what became of its translation.
+    Entry(Entry),
     /// A notification came into an inbox.
     Notification {
         /// What it is.
@@ -66,6 +69,17 @@ pub(crate) enum Payload {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outside: Option<OutsideColumn>,
     },
+    Translation {
+        session: SessionSlug,
+        utterance: UtteranceId,
+        revision: u32,
+        identity: model::Identity,
+        name: Option<String>,
+        language: String,
+        text: Option<String>,
+        failure: Option<String>,
+        at: Timestamp,
+    },
     Notification {
         notification: Notification,
         unread: u64,
@@ -85,7 +99,7 @@ pub(crate) enum Payload {
 }
 
 /// The kinds that [`Payload`] can read.
-const KNOWN_KINDS: [&str; 5] = ["final", "notification", "change", "message", "app"];
+const KNOWN_KINDS: [&str; 6] = ["final", "translation", "notification", "change", "message", "app"];
 
 impl Payload {
     pub(crate) fn of(segment: &Final) -> Self {
@@ -123,7 +137,7 @@ impl Payload {
             } => {
                 let speaker = Speaker { identity, name };
                 let words = words(columns);
-                Announcement::Final(Final {
+                Announcement::Entry(Entry::Final(Final {
                     session,
                     sequence,
                     utterance,
@@ -136,8 +150,29 @@ impl Payload {
                     words,
                     at,
                     outside: outside(column),
-                })
+                    translations: BTreeMap::new(),
+                }))
             }
+            Self::Translation {
+                session,
+                utterance,
+                revision,
+                identity,
+                name,
+                language,
+                text,
+                failure,
+                at,
+            } => Announcement::Entry(Entry::Translation(Translation {
+                session,
+                sequence,
+                utterance,
+                revision,
+                speaker: Speaker { identity, name },
+                language,
+                outcome: translation_outcome(text, failure.as_deref()),
+                at,
+            })),
             Self::Notification { notification, unread: count } => {
                 Announcement::Notification { notification, unread: Unread { count, version: sequence } }
             }

@@ -60,6 +60,17 @@ const REVISE: Statement = Statement {
                  COALESCE(latest.ended_at, $11::timestamptz), $3::timestamptz
              FROM session CROSS JOIN counted LEFT JOIN latest ON true
              RETURNING *),
+         -- What was said before is not worth a translation any more; what is said now is.
+         outdated AS (
+             DELETE FROM translations USING latest, stored
+             WHERE translations.session_id = latest.session_id AND translations.segment = latest.sequence
+               AND translations.sequence IS NULL),
+         wanted AS (
+             INSERT INTO translations (session_id, segment, language, wanted_at)
+             SELECT stored.session_id, stored.sequence, translations.language, $3::timestamptz
+             FROM stored CROSS JOIN latest
+             JOIN translations ON translations.session_id = latest.session_id
+                 AND translations.segment = latest.sequence),
          announced AS (
              INSERT INTO outbox (topic, sequence, payload, created_at)
              SELECT $1::text, sequence, jsonb_build_object(

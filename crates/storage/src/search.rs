@@ -138,12 +138,12 @@ impl Storage {
 }
 
 fn position(row: &Row) -> Result<SearchPosition, StorageError> {
-    Ok(SearchPosition { began: row.try_get(14)?, session: row.try_get(17)?, sequence: row.try_get(0)? })
+    Ok(SearchPosition { began: row.try_get(14)?, session: row.try_get(18)?, sequence: row.try_get(0)? })
 }
 
 fn found(row: &Row) -> Result<Found, StorageError> {
-    let session = parsed(row.try_get(16)?)?;
-    Ok(Found { spoken: spoken(&session, row)?, snippet: row.try_get(18)? })
+    let session = parsed(row.try_get(17)?)?;
+    Ok(Found { spoken: spoken(&session, row)?, snippet: row.try_get(19)? })
 }
 
 #[cfg(test)]

@@ -149,9 +149,9 @@ impl Storage {
 }
 
 fn event(row: &Row) -> Result<Option<SessionEvent>, StorageError> {
-    let Json(content) = row.try_get::<_, Json<Content>>(19)?;
-    let session: SessionSlug = parsed(row.try_get(16)?)?;
-    let news = match SessionEventKind::of(row.try_get(18)?) {
+    let Json(content) = row.try_get::<_, Json<Content>>(20)?;
+    let session: SessionSlug = parsed(row.try_get(17)?)?;
+    let news = match SessionEventKind::of(row.try_get(19)?) {
         Some(SessionEventKind::Started) => SessionNews::Started { started_at: content.started_at },
         Some(SessionEventKind::Ended) => SessionNews::Ended {
             started_at: content.started_at,
@@ -166,7 +166,7 @@ fn event(row: &Row) -> Result<Option<SessionEvent>, StorageError> {
         Some(SessionEventKind::Final) | None => return Ok(None),
     };
     Ok(Some(SessionEvent {
-        id: row.try_get(17)?,
+        id: row.try_get(18)?,
         at: content.at,
         session,
         external_id: content.external_id,

@@ -1,14 +1,17 @@
+use std::collections::BTreeMap;
+
 use futures_util::{Stream, TryStreamExt, stream};
 use model::{
-    Final, Identity, Samples, Sequence, SessionId, SessionSlug, Speaker, Spoken, StreamId, Timestamp, Topic,
-    UtteranceId, Word,
+    Entry, Final, Identity, Samples, Sequence, SessionId, SessionSlug, Speaker, Spoken, StreamId, Timestamp,
+    Topic, Translation, UtteranceId, Word,
 };
-use tokio_postgres::types::Json;
+use tokio_postgres::{Row, types::Json};
 
 use crate::{
     Storage, StorageError,
     columns::{
-        name, newest_revision, segment, segment_columns, signed, spoken, text, unsigned, word_columns,
+        name, newest_revision, segment, segment_columns, signed, spoken, text, timestamp,
+        translation_outcome, unsigned, word_columns,
     },
     connection::Statement,
     outbox_rows::Payload,
@@ -45,6 +48,8 @@ pub struct NewFinal {
     pub end: Samples,
     /// Its words in order; may be empty.
     pub words: Vec<Word>,
+    /// Languages (BCP 47) that translations are wanted into: see [`Storage::claim_translations`].
+    pub translate_to: Vec<String>,
     /// The present moment.
     pub at: Timestamp,
 }
@@ -95,6 +100,11 @@ const RECORD: Statement = Statement {
                   advanced.started_at + $6::bigint * 125 / 2 * interval '1 microsecond', $13::timestamptz
               FROM advanced, counted
               RETURNING sequence),
+          wanted AS (
+              INSERT INTO translations (session_id, segment, language, wanted_at)
+              SELECT $2::uuid, stored.sequence, language, $13::timestamptz
+              FROM stored, unnest($16::text[]) AS language
+              ON CONFLICT (session_id, segment, language) DO NOTHING),
           announced AS (
               INSERT INTO outbox (topic, sequence, payload, created_at)
               SELECT $7::text, stored.sequence, $14::jsonb, $13::timestamptz FROM stored)
@@ -104,14 +114,25 @@ const RECORD: Statement = Statement {
 pub(crate) const OWNED_BY_EPOCH: Statement =
     Statement { name: "stream_owner", sql: "SELECT FROM streams WHERE id = $1 AND epoch = $2" };
 
+// One statement, so that whatever it shows, it shows all that comes before.
 const SINCE: Statement = Statement {
-    name: "finals_since",
+    name: "entries_since",
     sql: concat!(
-        "SELECT ",
+        "WITH told AS (
+             SELECT segments.session_id, segments.sequence AS place, segments.sequence AS segment,
+                 NULL::bigint AS translation
+             FROM segments WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) AND segments.sequence > $2
+             UNION ALL
+             SELECT session_id, sequence, segment, id FROM translations
+             WHERE session_id = (SELECT id FROM sessions WHERE slug = $1) AND sequence > $2
+             ORDER BY place LIMIT $3)
+         SELECT ",
         segment_columns!(),
-        " FROM segments JOIN sessions ON sessions.id = segments.session_id
-          WHERE sessions.slug = $1 AND segments.sequence > $2
-          ORDER BY segments.sequence LIMIT $3"
+        ", told.place, translated.language, translated.text, translated.failure, translated.told_at
+          FROM told
+          JOIN segments ON segments.session_id = told.session_id AND segments.sequence = told.segment
+          LEFT JOIN translations AS translated ON translated.id = told.translation
+          ORDER BY told.place"
     ),
 };
 
@@ -157,6 +178,7 @@ impl Storage {
             words: segment.words.clone(),
             at: segment.at,
             outside: None,
+            translations: BTreeMap::new(),
         };
         let topic = Topic::Session(segment.session.clone()).to_string();
         let row = self
@@ -178,6 +200,7 @@ impl Storage {
                     &segment.at.to_jiff(),
                     &Json(Payload::of(&stored)),
                     &i32::try_from(FIRST_REVISION).unwrap_or(0),
+                    &segment.translate_to,
                 ],
             )
             .await?;
@@ -192,19 +215,19 @@ impl Storage {
         }
     }
 
-    /// Finals of the session with a sequence above `after`, ascending, at most `limit`. Empty when there are none or
-    /// no such session.
+    /// What is stored of the session with a sequence above `after`, ascending, at most `limit`: finals, and what became of
+    /// their translations. Empty when there is none or no such session.
     ///
     /// # Errors
     /// As any operation here.
-    pub async fn finals_since(
+    pub async fn entries_since(
         &self,
         session: &SessionSlug,
         after: Sequence,
         limit: u32,
-    ) -> Result<Vec<Final>, StorageError> {
+    ) -> Result<Vec<Entry>, StorageError> {
         let rows = self.query(&SINCE, &[&session.as_str(), &signed(after.0), &i64::from(limit)]).await?;
-        rows.iter().map(|row| segment(session, row)).collect()
+        rows.iter().map(|row| entry(session, row)).collect()
     }
 
     /// The newest sequence of the topic; 0 when it has none.
@@ -256,6 +279,21 @@ impl Storage {
         };
         Ok((said, next))
     }
+}
+
+fn entry(session: &SessionSlug, row: &Row) -> Result<Entry, StorageError> {
+    let segment = segment(session, row)?;
+    let Some(language) = row.try_get(18)? else { return Ok(Entry::Final(segment)) };
+    Ok(Entry::Translation(Translation {
+        session: segment.session,
+        sequence: Sequence(unsigned(row.try_get(17)?)),
+        utterance: segment.utterance,
+        revision: segment.revision,
+        speaker: segment.speaker,
+        language,
+        outcome: translation_outcome(row.try_get(19)?, row.try_get(20)?),
+        at: timestamp(row.try_get(21)?),
+    }))
 }
 
 /// Where a final lies in its session: when it began (`None` is before all), and its sequence.

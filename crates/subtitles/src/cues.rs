@@ -1,7 +1,7 @@
 //! Cuts finals into cues that a person can read in time: at most two lines of 42 columns and seven seconds, cut
 //! where a sentence or a clause ends if there is such a place, timed by the words.
 
-use model::{Final, Samples};
+use model::{Final, Samples, Word};
 use unicode_width::UnicodeWidthStr;
 
 /// Widest line, in columns: what broadcasters use for Latin script.
@@ -18,6 +18,25 @@ const MARK_COLUMNS: usize = 10;
 
 /// Time in which a character that has no times of its own is said, and can be read.
 const CHARACTER_MS: u64 = 60;
+
+/// What is said in one go, timed within its recording or stream.
+#[derive(Clone, Copy)]
+pub struct Stretch<'a> {
+    /// Never empty.
+    pub text: &'a str,
+    /// Its words in order; may be empty when nobody knows their times.
+    pub words: &'a [Word],
+    /// Where it begins.
+    pub start: Samples,
+    /// Where it ends.
+    pub end: Samples,
+}
+
+impl<'a> From<&'a Final> for Stretch<'a> {
+    fn from(segment: &'a Final) -> Self {
+        Self { text: &segment.text, words: &segment.words, start: segment.start, end: segment.end }
+    }
+}
 
 /// A cue, timed from the start of the export.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +59,9 @@ struct Piece {
     end: Samples,
 }
 
-/// The cues of `segment`, each line group beginning with `prefix`, its times moved by `offset`.
-pub(crate) fn cut(segment: &Final, prefix: &str, offset: Samples) -> Vec<Cue> {
-    let pieces = pieces(segment);
+/// The cues of `said`, each line group beginning with `prefix`, its times moved by `offset`.
+pub(crate) fn cut(said: Stretch<'_>, prefix: &str, offset: Samples) -> Vec<Cue> {
+    let pieces = pieces(said);
     let mut cues = Vec::new();
     let mut rest = pieces.as_slice();
     while let Some(first) = rest.first() {
@@ -143,16 +162,16 @@ fn joined(prefix: &str, pieces: &[Piece]) -> String {
 
 /// The text as timed words: by the recognizer's times when its words are those of the text, else spread evenly over
 /// the characters.
-fn pieces(segment: &Final) -> Vec<Piece> {
-    let words = timed(segment).unwrap_or_else(|| spread(segment));
+fn pieces(said: Stretch<'_>) -> Vec<Piece> {
+    let words = timed(said).unwrap_or_else(|| spread(said));
     words.into_iter().flat_map(broken).collect()
 }
 
 /// The recognizer's words, found again in the text; `None` when the text is another (a correction).
-fn timed(segment: &Final) -> Option<Vec<Piece>> {
-    let mut rest = segment.text.trim();
-    let mut pieces = Vec::with_capacity(segment.words.len());
-    for word in &segment.words {
+fn timed(said: Stretch<'_>) -> Option<Vec<Piece>> {
+    let mut rest = said.text.trim();
+    let mut pieces = Vec::with_capacity(said.words.len());
+    for word in said.words {
         let trimmed = rest.trim_start();
         let spaced = trimmed.len() < rest.len();
         rest = trimmed.strip_prefix(word.text.trim()).filter(|_| !word.text.trim().is_empty())?;
@@ -162,15 +181,15 @@ fn timed(segment: &Final) -> Option<Vec<Piece>> {
     (rest.trim().is_empty() && !pieces.is_empty()).then_some(pieces)
 }
 
-fn spread(segment: &Final) -> Vec<Piece> {
-    let total = segment.text.split_whitespace().map(|word| word.chars().count() as u64).sum::<u64>().max(1);
-    let length = segment.end - segment.start;
+fn spread(said: Stretch<'_>) -> Vec<Piece> {
+    let total = said.text.split_whitespace().map(|word| word.chars().count() as u64).sum::<u64>().max(1);
+    let length = said.end - said.start;
     let place = |characters: u64| {
         let samples = u128::from(length.0) * u128::from(characters) / u128::from(total);
-        segment.start + Samples(u64::try_from(samples).unwrap_or(u64::MAX))
+        said.start + Samples(u64::try_from(samples).unwrap_or(u64::MAX))
     };
     let mut before = 0;
-    let words = segment.text.split_whitespace().map(|word| {
+    let words = said.text.split_whitespace().map(|word| {
         let start = place(before);
         before += word.chars().count() as u64;
         Piece { text: word.to_owned(), spaced: true, start, end: place(before) }
@@ -208,6 +227,8 @@ fn broken(piece: Piece) -> Vec<Piece> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use model::{Sequence, Speaker, StreamId, Timestamp, UtteranceId, Word};
     use uuid::Uuid;
 
@@ -237,11 +258,12 @@ pub(crate) mod tests {
             words,
             at: Timestamp(1_700_000_000_000 + i64::try_from(at).unwrap() + 400),
             outside: None,
+            translations: BTreeMap::new(),
         }
     }
 
     fn texts(segment: &Final, prefix: &str) -> Vec<String> {
-        cut(segment, prefix, Samples(0)).iter().map(|cue| cue.lines.join("|")).collect()
+        cut(segment.into(), prefix, Samples(0)).iter().map(|cue| cue.lines.join("|")).collect()
     }
 
     #[test]
@@ -284,7 +306,7 @@ pub(crate) mod tests {
             if !words {
                 silent.words.clear();
             }
-            let cues = cut(&silent, "", Samples(0));
+            let cues = cut((&silent).into(), "", Samples(0));
             for cue in &cues {
                 assert!(cue.lines.len() <= 2);
                 assert!(cue.lines.iter().all(|line| columns(line) <= LINE_COLUMNS_MAX), "{cue:?}");
@@ -306,12 +328,12 @@ pub(crate) mod tests {
             word.start = Samples::from_millis(9000 + 100 * index as u64);
             word.end = word.start + Samples(1);
         }
-        let cues = cut(&segment, "", Samples::from_millis(1000));
+        let cues = cut((&segment).into(), "", Samples::from_millis(1000));
         assert_eq!(cues[0].start, Samples::from_millis(3000));
         assert!(cues.len() > 1);
         // A corrected text has no word times of its own.
         segment.text = "Something else was meant.".to_owned();
-        let cues = cut(&segment, "", Samples(0));
+        let cues = cut((&segment).into(), "", Samples(0));
         assert_eq!((cues[0].start, cues[0].end), (segment.start, segment.end));
     }
 

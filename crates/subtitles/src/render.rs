@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     str::FromStr,
 };
@@ -10,7 +10,7 @@ use std::{
 use model::{Final, Samples, SessionSlug, Spoken, StreamId, Timestamp};
 use serde::Serialize;
 
-use crate::cues::{self, Cue};
+use crate::cues::{self, Cue, Stretch};
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,23 @@ pub fn render(format: Format, session: &SessionSlug, said: &[Spoken]) -> String 
     }
 }
 
+/// What is said in a recording, in order, as SubRip subtitles.
+pub fn srt_of<'a>(said: impl IntoIterator<Item = Stretch<'a>>) -> String {
+    srt(&of_recording(said))
+}
+
+/// What is said in a recording, in order, as WebVTT subtitles.
+pub fn vtt_of<'a>(said: impl IntoIterator<Item = Stretch<'a>>) -> String {
+    vtt(&of_recording(said))
+}
+
+fn of_recording<'a>(said: impl IntoIterator<Item = Stretch<'a>>) -> Vec<Cue> {
+    let mut cues: Vec<Cue> =
+        said.into_iter().flat_map(|stretch| cues::cut(stretch, "", Samples(0))).collect();
+    cues::lengthen(&mut cues);
+    cues
+}
+
 fn who(segment: &Final) -> String {
     one_line(segment.speaker.name.as_deref().unwrap_or(segment.speaker.identity.as_str()))
 }
@@ -91,16 +108,12 @@ fn subtitles(said: &[Spoken]) -> Vec<Cue> {
         let segment = &spoken.segment;
         let prefix = if speakers.len() > 1 { format!("{}: ", who(segment)) } else { String::new() };
         let beginning = segment.utterance.stream().and_then(|stream| beginnings.get(&stream));
-        let segment = match beginning {
-            Some(_) => Cow::Borrowed(segment),
+        let mut said = Stretch::from(segment);
+        if beginning.is_none() {
             // It has no place in any sound.
-            None => Cow::Owned(Final {
-                start: Samples(0),
-                end: cues::reading_time(&segment.text),
-                ..segment.clone()
-            }),
-        };
-        cues::cut(&segment, &prefix, after_zero(*beginning.unwrap_or(&spoken.started_at)))
+            (said.start, said.end) = (Samples(0), cues::reading_time(said.text));
+        }
+        cues::cut(said, &prefix, after_zero(*beginning.unwrap_or(&spoken.started_at)))
     });
     let mut cues: Vec<Cue> = cues.collect();
     cues.sort_by_key(|cue| (cue.start, cue.end));
@@ -178,6 +191,9 @@ struct Segment<'a> {
     speaker: &'a str,
     speaker_id: &'a str,
     language: Option<&'a str>,
+    /// What it says in other languages.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    translations: &'a BTreeMap<String, String>,
     /// Seconds in the stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<f64>,
@@ -219,6 +235,7 @@ fn json(session: &SessionSlug, said: &[Spoken]) -> String {
             speaker: segment.speaker.name.as_deref().unwrap_or(segment.speaker.identity.as_str()),
             speaker_id: segment.speaker.identity.as_str(),
             language: segment.language.as_deref(),
+            translations: &segment.translations,
             start: stream.map(|_| seconds(segment.start)),
             end: stream.map(|_| seconds(segment.end)),
             started_at: started_at.to_string(),

@@ -2,10 +2,12 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{Clock, Samples, SessionId, Speaker, StreamId, UtteranceId, Word};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, Untranslated, UtteranceId, Word};
 use outbox::Bell;
 use rpc::Source;
-use storage::{NewFinal, OpenStream, Recorded, Revision, Storage, StorageError};
+use storage::{NewFinal, NewTranslation, OpenStream, Recorded, Revision, Storage, StorageError};
+
+use crate::translating::Targets;
 
 /// Wait between attempts while Postgres is away: doubles from the first to the last.
 pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -29,6 +31,7 @@ pub(crate) struct Finals {
     epoch: i64,
     storage: Storage,
     bell: Bell,
+    targets: Targets,
     clock: Clock,
     waiting: VecDeque<Waiting>,
     storing: Option<Storing>,
@@ -43,6 +46,8 @@ enum Waited {
     Final(NewFinal),
     /// Another text for a final that is stored, or waits before this one.
     Correction(Revision),
+    /// One that was stored, or waits before this, in another language.
+    Translation(NewTranslation),
 }
 
 struct Waiting {
@@ -57,6 +62,7 @@ impl Finals {
         open: &OpenStream,
         storage: Storage,
         bell: Bell,
+        targets: Targets,
         clock: Clock,
     ) -> Self {
         Self {
@@ -65,6 +71,7 @@ impl Finals {
             epoch: open.epoch,
             storage,
             bell,
+            targets,
             clock,
             waiting: VecDeque::new(),
             storing: None,
@@ -73,6 +80,7 @@ impl Finals {
 
     /// Queues a final. `settled` is the position up to which audio was settled before it.
     pub(crate) fn push(&mut self, utterance: Utterance, settled: Samples) {
+        let translate_to = self.targets.of(utterance.language.as_deref());
         let segment = NewFinal {
             session_id: self.session_id,
             session: self.source.session.clone(),
@@ -85,6 +93,7 @@ impl Finals {
             start: utterance.start,
             end: utterance.end,
             words: utterance.words,
+            translate_to,
             at: self.clock.now(),
         };
         self.waiting.push_back(Waiting { what: Waited::Final(segment), settled });
@@ -106,12 +115,39 @@ impl Finals {
         self.waiting.push_back(Waiting { what: Waited::Correction(correction), settled });
     }
 
+    /// Whether its engine is to translate them to English.
+    pub(crate) fn speech_to_english(&self) -> bool {
+        self.targets.english().is_some()
+    }
+
+    /// Queues what a final that was queued before is in English; `None` when the engine could not say.
+    pub(crate) fn translated(&mut self, number: u32, text: Option<String>) {
+        let Some(target) = self.targets.english() else { return };
+        let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let translation = NewTranslation {
+            session: self.source.session.clone(),
+            utterance: UtteranceId::Heard { stream: self.source.stream, number },
+            revision: 0,
+            target: target.to_owned(),
+            outcome: text.ok_or(Untranslated::Refused),
+            at: self.clock.now(),
+        };
+        // No sound waits for it.
+        self.waiting
+            .push_back(Waiting { what: Waited::Translation(translation), settled: Samples(u64::MAX) });
+    }
+
     /// Where the oldest ends; the sound before must be metered before it is stored. `None` when none waits.
     pub(crate) fn next_end(&self) -> Option<Samples> {
         self.waiting.front().map(|first| match &first.what {
             Waited::Final(segment) => segment.end,
-            Waited::Correction(_) => Samples(0),
+            Waited::Correction(_) | Waited::Translation(_) => Samples(0),
         })
+    }
+
+    /// Languages that nobody translates into, for the user; each is told once.
+    pub(crate) fn unserved(&mut self) -> Option<String> {
+        self.targets.unserved()
     }
 
     /// Whether all are stored.
@@ -139,6 +175,7 @@ impl Finals {
         stored?;
         self.waiting.pop_front();
         self.bell.ring();
+        self.targets.ring();
         Ok(())
     }
 
@@ -159,6 +196,9 @@ async fn store(storage: Storage, stream: StreamId, what: Waited) -> Result<(), S
                 storage.record_final(segment).await.map(|recorded| recorded == Recorded::AlreadyStored)
             }
             Waited::Correction(correction) => storage.revise(correction).await.map(|stored| stored.is_none()),
+            Waited::Translation(translation) => {
+                storage.tell_translation(translation).await.map(|told| told.is_none())
+            }
         };
         match stored {
             Err(StorageError::Superseded | StorageError::Forbidden) => return Err(StorageError::Superseded),

@@ -1,6 +1,7 @@
 //! What hears a stream: the embedded engine or Gladia, driven the same way by the stream's task.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     mem,
     pin::Pin,
@@ -11,7 +12,7 @@ use std::{
 use model::{EngineName, Fallback, Samples};
 use speech::{
     Answer, Decode, DecodeKind, Detected, EnginePool, Gladia, GladiaEvent, GladiaSession, GladiaTrouble,
-    Listener, ListenerSettings, Spoken,
+    Listener, ListenerSettings, Spoken, Task, Wanted,
 };
 
 use crate::{
@@ -81,19 +82,21 @@ impl Engines {
         &self,
         settings: &ListenerSettings,
         language: Option<&str>,
+        to_english: bool,
     ) -> Result<(Hearing, Option<Fallback>), Unserved> {
         let (engine, language) = self.chosen(language)?;
         let settings = ListenerSettings { language, ..settings.clone() };
         let (Some(gladia), EngineName::Gladia) = (&self.gladia, engine) else {
-            return Ok((Hearing::Embedded(self.embedded(&settings, engine)), None));
+            let embedded = Embedded { to_english, ..self.embedded(&settings, engine) };
+            return Ok((Hearing::Embedded(embedded), None));
         };
         if let Some(trouble) = self.refusal() {
             let embedded = self.embedded(&settings, self.instead_of_gladia(settings.language.as_deref()));
-            return Ok((Hearing::Embedded(embedded), Some(fallback(trouble))));
+            return Ok((Hearing::Embedded(Embedded { to_english, ..embedded }), Some(fallback(trouble))));
         }
         let session = GladiaSession::open(gladia, &settings, settings.language.as_deref());
         let engines = self.clone();
-        Ok((Hearing::Gladia(Box::new(Remote { session, engines, settings, ended: false })), None))
+        Ok((Hearing::Gladia(Box::new(Remote { session, engines, settings, to_english, ended: false })), None))
     }
 
     /// Begins to hear a recording, or to translate it to English; always with an engine of this worker.
@@ -112,12 +115,15 @@ impl Engines {
             engine => engine,
         };
         let engine = match (settings.task, engine) {
-            (speech::Task::Translate, EngineName::Moonshine) => {
-                self.translator().ok_or(Unserved::Translation)?
-            }
+            (Task::Translate, EngineName::Moonshine) => self.translator().ok_or(Unserved::Translation)?,
             (_, engine) => engine,
         };
         Ok(self.embedded(&ListenerSettings { language, ..settings.clone() }, engine))
+    }
+
+    /// Whether an engine of this worker finds out which language is spoken.
+    pub(crate) fn detect(&self) -> bool {
+        self.translator().is_some()
     }
 
     /// What translates speech to English.
@@ -187,6 +193,9 @@ impl Engines {
             road,
             settings: settings.clone(),
             engines: self.clone(),
+            to_english: false,
+            with_final: None,
+            translating: VecDeque::new(),
         }
     }
 
@@ -262,6 +271,7 @@ pub(crate) struct Remote {
     session: GladiaSession,
     engines: Engines,
     settings: ListenerSettings,
+    to_english: bool,
     ended: bool,
 }
 
@@ -291,13 +301,14 @@ impl FallingBack {
 impl Remote {
     /// Has the embedded engine hear what Gladia has left: no word is lost, and none doubled.
     fn fail(self, trouble: GladiaTrouble) -> FallingBack {
-        let Self { session, engines, settings, ended } = self;
+        let Self { session, engines, settings, to_english, ended } = self;
         engines.note(trouble);
         let (settled, heard) = (session.settled(), session.heard());
         let left = session.into_unsettled();
         let settings = ListenerSettings { first: settled, next_number: left.next_number, ..settings };
         let engine = engines.instead_of_gladia(settings.language.as_deref());
-        let mut hearing = Hearing::Embedded(engines.embedded(&settings, engine));
+        let embedded = Embedded { to_english, ..engines.embedded(&settings, engine) };
+        let mut hearing = Hearing::Embedded(embedded);
         let work = Box::pin(async move {
             for (start, sound) in left.sound {
                 hearing.skip_to(start);
@@ -319,12 +330,20 @@ pub(crate) struct Embedded {
     /// As its source wants to be heard, in whatever language.
     settings: ListenerSettings,
     engines: Engines,
+    /// Whether finals in other languages are wanted in English as well.
+    to_english: bool,
+    /// The translation of the final that is being decoded.
+    with_final: Option<Answer>,
+    /// Translations of finals that were told, by their numbers. As many as wait for the engine.
+    translating: VecDeque<(u32, Answer)>,
 }
 
 /// What came of waiting.
 pub(crate) enum Heard {
     /// Something was said; the sound before `settled` was dealt with before.
     Spoken(Spoken, Samples),
+    /// A final that was told before, in English; `None` when the engine has failed.
+    Translated(u32, Option<String>),
     /// Nothing to tell; positions may have moved.
     Settled,
     /// Another engine goes on.
@@ -514,7 +533,7 @@ impl Embedded {
 
     /// See [`Hearing::idle`].
     pub(crate) fn idle(&self) -> bool {
-        self.listener.as_ref().is_none_or(|listener| listener.idle())
+        self.listener.as_ref().is_none_or(|listener| listener.idle()) && self.translating.is_empty()
     }
 
     /// What hears now.
@@ -591,20 +610,52 @@ impl Embedded {
     /// Gives the engines what should be decoded next.
     fn ask(&mut self) {
         if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
+            self.with_final = self.translation(&decode);
             self.answer = Some(self.road.submit(decode));
         }
     }
 
+    /// Has a final translated to English, when that is wanted and it is not English already.
+    fn translation(&self, decode: &Decode) -> Option<Answer> {
+        let wanted = Wanted { language: decode.wanted.language.clone(), task: Task::Translate };
+        if !self.to_english || decode.kind() != DecodeKind::Final || wanted.language.as_deref() == Some("en")
+        {
+            return None;
+        }
+        let engine = self.engines.translator()?;
+        Some(self.engines.pool_of(engine).engines().submit(decode.again(wanted)))
+    }
+
     /// See [`Hearing::next`].
     pub(crate) async fn next(&mut self) -> Heard {
-        let (ticket, result) = awaited(&mut self.answer).await;
+        let (ticket, result) = tokio::select! {
+            answered = awaited(&mut self.answer) => answered,
+            (number, text) = translated(&mut self.translating) => {
+                self.translating.pop_front();
+                return Heard::Translated(number, text);
+            }
+        };
         self.answer = None;
         let Some(listener) = &mut self.listener else { return Heard::Settled };
         let settled = listener.settled();
         let spoken = listener.decoded(ticket, result, Instant::now());
+        if let (Some(Spoken::Final { number, .. }), Some(answer)) = (&spoken, self.with_final.take()) {
+            self.translating.push_back((*number, answer));
+        }
         self.follow_language();
         self.ask();
         spoken.map_or(Heard::Settled, |spoken| Heard::Spoken(spoken, settled))
+    }
+}
+
+/// The oldest of the translations. Pending when there is none. Cancel-safe: it stays where it is.
+async fn translated(translating: &mut VecDeque<(u32, Answer)>) -> (u32, Option<String>) {
+    match translating.front_mut() {
+        Some((number, answer)) => {
+            let (_, result) = answer.await;
+            (*number, result.ok().map(|hypothesis| hypothesis.text()))
+        }
+        None => std::future::pending().await,
     }
 }
 

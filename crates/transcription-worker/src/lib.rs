@@ -3,7 +3,7 @@
 //! This changes when the road of audio inside the worker does. In the order data passes: [`service`](self) takes a
 //! call and admits it, a `stream` task feeds what is `hearing` it, the `meter` counts,
 //! the `filter` judges texts, `speakers` tell whose they are, `finals` are stored in order and ring the outbox,
-//! `partials` go straight to Redis. It never sees an encoding or a client.
+//! `partials` go straight to Redis. Beside them `translating` has finals translated. It never sees an encoding or a client.
 
 mod capacity;
 mod filter;
@@ -17,6 +17,7 @@ mod service;
 mod settings;
 mod speakers;
 mod stream;
+mod translating;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -30,13 +31,15 @@ use storage::{Storage, StorageError};
 use tonic::transport::{Server, server::TcpIncoming};
 
 pub use languages::Languages;
-pub use settings::WorkerSettings;
+pub use settings::{WhisperSettings, WorkerSettings};
+pub use translating::TranslatingSettings;
 
 use crate::{
     capacity::{Capacity, Pace},
     hearing::Engines,
     partials::Partials,
     service::Service,
+    translating::{Teller, Translating, Translations},
 };
 
 /// Why a worker does not start.
@@ -57,6 +60,9 @@ pub enum StartError {
     /// Gladia cannot be spoken to from here.
     #[error(transparent)]
     Gladia(#[from] GladiaError),
+    /// The translator cannot be spoken to from here.
+    #[error(transparent)]
+    Translator(#[from] translate::ClientError),
     /// A thread could not be started.
     #[error("start the engines: {0}")]
     Engines(#[from] tokio::task::JoinError),
@@ -83,7 +89,7 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let moonshine = Capacity::new(start_engines(settings).await?, Pace::LIVE, settings.streams_max);
     let engines = Engines {
         moonshine,
-        whisper: None,
+        whisper: start_whisper(settings).await?,
         openai: None,
         gladia,
         refused: Arc::default(),
@@ -102,7 +108,11 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let bell = relay.ring();
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
     let partials = Partials::start(&bus, life);
-    let service = Service::new(settings, storage.clone(), bell, partials, engines, life.clone(), clock);
+    let translations = Translations::new(&settings.translating)?;
+    let teller = Teller { storage: storage.clone(), bell: bell.clone(), clock: clock.clone() };
+    Translating::start(&translations, teller, life);
+    let service =
+        Service::new(settings, storage.clone(), bell, partials, engines, translations, life.clone(), clock);
 
     let (probed_storage, probed_bus) = (storage, bus);
     let readiness = Readiness::new(life.draining().clone())
@@ -149,6 +159,21 @@ async fn start_engines(settings: &WorkerSettings) -> Result<Arc<EnginePool>, Sta
     Ok(Arc::new(engines))
 }
 
+/// Loads Whisper, when it is to be had: half a second of work, off the async threads.
+async fn start_whisper(settings: &WorkerSettings) -> Result<Option<Capacity>, StartError> {
+    #[cfg(feature = "whisper")]
+    if let Some(WhisperSettings { dir, threads }) = settings.whisper.clone() {
+        let started = tokio::task::spawn_blocking(move || {
+            EnginePool::start(threads, move || Ok(Box::new(speech::Whisper::load(&dir, 1)?)))
+        });
+        let engines = Arc::new(started.await??);
+        tracing::info!(threads, "Whisper loaded");
+        return Ok(Some(Capacity::new(engines, Pace::FINALS, settings.streams_max)));
+    }
+    let _ = settings;
+    Ok(None)
+}
+
 fn register_metrics() {
     speech::describe();
     storage::describe_metrics();
@@ -160,4 +185,5 @@ fn register_metrics() {
     meter::register_metrics();
     stream::register_metrics();
     partials::register_metrics();
+    translating::register_metrics();
 }

@@ -69,7 +69,7 @@ async fn serve(
                         outgoing.send(Ok(response)).await.map_err(|_| Status::cancelled("the caller is gone"))?;
                     }
                 }
-                Heard::Settled | Heard::FellBack(_) => {}
+                Heard::Settled | Heard::FellBack(_) | Heard::Translated(..) => {}
                 Heard::Defect => return Err(died()),
             },
             message = incoming.message(), if !complete && ahead < AHEAD_MAX => match message?.map(|m| m.message) {

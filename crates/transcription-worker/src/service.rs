@@ -23,6 +23,7 @@ use storage::{NewStream, OpenStream, Storage, StorageError, StreamLimits};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use translate::{Text, Untranslatable};
 
 use crate::{
     WorkerSettings,
@@ -35,6 +36,7 @@ use crate::{
     recognition,
     speakers::Speakers,
     stream::{Means, StreamTask},
+    translating::{Targets, Translations},
 };
 
 /// How long a caller may take to send `open`.
@@ -68,6 +70,7 @@ pub(crate) struct Service {
     storage: Storage,
     bell: Bell,
     partials: Partials,
+    translations: Translations,
     life: Lifecycle,
     clock: Clock,
 }
@@ -79,6 +82,7 @@ impl Service {
         bell: Bell,
         partials: Partials,
         engines: Engines,
+        translations: Translations,
         life: Lifecycle,
         clock: Clock,
     ) -> Self {
@@ -93,6 +97,7 @@ impl Service {
             storage,
             bell,
             partials,
+            translations,
             life,
             clock,
         }
@@ -137,7 +142,14 @@ impl Service {
         });
         Means {
             engines: self.engines.clone(),
-            finals: Finals::new(source, open, storage.clone(), self.bell.clone(), clock.clone()),
+            finals: Finals::new(
+                source,
+                open,
+                storage.clone(),
+                self.bell.clone(),
+                Targets::new(&self.translations, source),
+                clock.clone(),
+            ),
             meter: Meter::new(source.stream, open, engine, storage, clock.clone()),
             partials: self.partials.clone(),
             speakers,
@@ -197,6 +209,9 @@ impl wire::Transcription for Service {
         let wanted = rpc::recognition::Wanted::from_begin(begin)?;
         let settings = recognition::settings(&wanted);
         let hearing = self.engines.hear_recording(&settings, wanted.language.as_deref()).map_err(unserved)?;
+        if wanted.task == rpc::recognition::Task::Detect && !self.engines.detect() {
+            return Err(unserved(Unserved::Detection));
+        }
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }
@@ -215,7 +230,15 @@ impl wire::Transcription for Service {
         request: Request<TranslateRequest>,
     ) -> Result<Response<TranslateResponse>, Status> {
         self.authorize(&request)?;
-        Err(Status::out_of_range("no translator is set"))
+        let TranslateRequest { text, source, target } = request.into_inner();
+        if text.len() > rpc::recognition::TEXT_BYTES_MAX || text.trim().is_empty() {
+            return Err(WireError::Order("text must have 1 to 16,000 bytes").into());
+        }
+        let source = Some(source.as_str()).filter(|source| translate::primary(source).is_some());
+        let text = Text { text: &text, source, target: &target };
+        let translated = self.translations.translate(text).await.map_err(untranslated)?;
+        let source = translated.source.clone().unwrap_or_default();
+        Ok(Response::new(TranslateResponse { text: translated.text.clone(), source }))
     }
 }
 
@@ -230,6 +253,17 @@ fn answers<T: Send + 'static>(
 /// A language that nobody serves; the text is for the user.
 pub(crate) fn unserved(unserved: Unserved) -> Status {
     Status::out_of_range(unserved.to_string())
+}
+
+/// Why a text was not translated; the text is for the user.
+fn untranslated(failure: Untranslatable) -> Status {
+    let text = failure.to_string();
+    match failure {
+        Untranslatable::Unserved(_) => Status::out_of_range(text),
+        Untranslatable::TooLate => Status::deadline_exceeded(text),
+        Untranslatable::Away { .. } => Status::unavailable(text),
+        Untranslatable::Refused => Status::invalid_argument(text),
+    }
 }
 
 async fn first_message(incoming: &mut Streaming<TranscribeRequest>) -> Result<(Source, Samples), Status> {

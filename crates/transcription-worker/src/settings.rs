@@ -12,7 +12,7 @@ use speech::GladiaSettings;
 use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
 
-use crate::languages::Languages;
+use crate::{languages::Languages, translating::TranslatingSettings};
 
 /// Streams that one worker takes at most, whatever its speed: each may hold a minute of sound in memory.
 const STREAMS_MAX: usize = 256;
@@ -41,6 +41,14 @@ const LAG_MS_MAX: i64 = 10_000;
 /// | `WHISPER_THREADS` | 1 | utterances that Whisper decodes at a time |
 /// | `OPENAI_API_KEY` and others | see `speech` | a server with OpenAI's `/v1/audio/transcriptions` |
 /// | `GLADIA_API_KEY` and others | see `speech` | Gladia |
+/// | `TRANSLATOR` | `none` | who translates finals: `libretranslate`, `openai`, or `whisper` (speech, to English) |
+/// | `TRANSLATE_TO` | none | languages (BCP 47, at most 8) for sources that do not ask for any: `ar,es` |
+/// | `TRANSLATION_BUDGET_MS` | 10000 | how long after its final a translation is still of use; then it is told as `too_late` |
+/// | `TRANSLATE_CONCURRENCY` | 4 | texts that the translator is given at a time |
+/// | `TRANSLATE_CACHE_BYTES` | 16777216 | what is remembered of what was translated; 0 for nothing |
+/// | `LIBRETRANSLATE_URL` | required by it | a server with LibreTranslate's API |
+/// | `LIBRETRANSLATE_API_KEY` | none | its key, if it asks for one |
+/// | `OPENAI_TRANSLATE_MODEL` | `gpt-4o-mini` | model of chat completions at `OPENAI_API_URL` (`https://api.openai.com/v1`) with `OPENAI_API_KEY` |
 /// | `SPEAKER_LAG_MS` | 250 | how much later than the sound of a room its active speakers are told; below 0 when the sound comes later |
 /// | `USER_STREAMS_MAX` | 5 | active streams of one user; 0 for any number |
 /// | `SESSION_STREAMS_MAX` | 10 | active streams of users in one session; 0 for any number |
@@ -72,6 +80,10 @@ pub struct WorkerSettings {
     pub languages: Languages,
     /// What hears the finals of Moonshine's streams again.
     pub second_pass: Option<EngineName>,
+    /// Whisper, when this build has it and its model is there.
+    pub whisper: Option<WhisperSettings>,
+    /// How finals are translated.
+    pub translating: TranslatingSettings,
     /// How much later than the sound of a room its active speakers are told.
     pub speaker_lag_ms: i64,
     /// How many streams a user, and the users of a session, may have active at a time.
@@ -101,6 +113,7 @@ impl WorkerSettings {
         let engine_threads = reader.or("ENGINE_THREADS", cores, "a number of threads").max(1);
         let streams_max = reader.or("STREAMS_MAX", STREAMS_MAX, "a number of streams").clamp(1, STREAMS_MAX);
         let hearing = HearingSettings::read(&mut reader);
+        let translating = TranslatingSettings::read(&mut reader);
         let speaker_lag_ms = reader.or("SPEAKER_LAG_MS", 250_i64, "a number of milliseconds");
         let mut most = |name, default| {
             let most: u32 = reader.or(name, default, "a number of streams, or 0 for any number");
@@ -124,6 +137,8 @@ impl WorkerSettings {
                 gladia: hearing.gladia,
                 languages: hearing.languages?,
                 second_pass: hearing.second_pass,
+                whisper: hearing.whisper,
+                translating,
                 speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
                 linger,
@@ -133,21 +148,49 @@ impl WorkerSettings {
     }
 }
 
+/// The embedded Whisper.
+#[derive(Debug, Clone)]
+pub struct WhisperSettings {
+    /// Folder of its model.
+    pub dir: PathBuf,
+    /// Utterances that it decodes at a time.
+    pub threads: usize,
+}
+
+impl WhisperSettings {
+    /// Whether this build has the engine.
+    const BUILT: bool = cfg!(feature = "whisper");
+
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let setting: Option<PathBuf> = reader.optional("WHISPER_MODEL_DIR", "a folder");
+        let threads = reader.or("WHISPER_THREADS", 1_usize, "a number of threads").max(1);
+        let here = std::env::current_dir().unwrap_or_default();
+        let dir = speech::find_whisper(setting.as_deref(), &here);
+        if setting.is_some() && dir.is_none() {
+            reader.problem("WHISPER_MODEL_DIR", "holds no model.bin; `make model-whisper` fetches one");
+        }
+        dir.filter(|_| Self::BUILT).map(|dir| Self { dir, threads })
+    }
+}
+
 /// What hears.
 struct HearingSettings {
     gladia: Option<GladiaSettings>,
     /// None after a problem.
     languages: Option<Languages>,
     second_pass: Option<EngineName>,
+    whisper: Option<WhisperSettings>,
 }
 
 impl HearingSettings {
     fn read(reader: &mut Reader) -> Self {
         let gladia = GladiaSettings::read(reader);
+        let whisper = WhisperSettings::read(reader);
         let here = |engine: EngineName| match engine {
             EngineName::Moonshine => true,
             EngineName::Gladia => gladia.is_some(),
-            EngineName::Whisper | EngineName::OpenAi => false,
+            EngineName::Whisper => whisper.is_some(),
+            EngineName::OpenAi => false,
         };
         let others = [EngineName::Whisper, EngineName::OpenAi].into_iter().find(|engine| here(*engine));
         let others = others.map(|engine| format!("*={}", engine.label()));
@@ -186,13 +229,16 @@ impl HearingSettings {
                 EngineName::OpenAi => {
                     reader.problem("OPENAI_API_KEY", "required, as a server of OpenAI's kind is to hear")
                 }
+                EngineName::Whisper if WhisperSettings::BUILT => {
+                    reader.problem("WHISPER_MODEL_DIR", "no model of Whisper is here; `make model-whisper` fetches one");
+                }
                 EngineName::Whisper => reader.problem(
                     "ENGINE",
-                    "this build has no Whisper: build it with the feature whisper (make run WHISPER=1)",
+                    "this build has no Whisper; `make run WHISPER=1` makes one that has (cargo feature whisper)",
                 ),
                 EngineName::Moonshine => {}
             }
         }
-        Self { gladia, languages, second_pass }
+        Self { gladia, languages, second_pass, whisper }
     }
 }

@@ -149,7 +149,8 @@ impl StreamTask {
             ..ListenerSettings::default()
         };
         let Means { engines, finals, mut meter, partials, speakers, clock } = means;
-        let (hearing, fallback) = engines.hear(&settings, source.language.as_deref())?;
+        let (hearing, fallback) =
+            engines.hear(&settings, source.language.as_deref(), finals.speech_to_english())?;
         meter.set_engine(hearing.engine());
         Ok(Self {
             hearing,
@@ -234,8 +235,9 @@ impl StreamTask {
                 let _ = outgoing.send(Ok(TranscribeResponse { message: Some(ended) })).await;
                 return End::Stopped;
             }
-            if let Some(refused) = self.refused.take() {
-                let message = wire::Unserved { message: refused.to_string() };
+            let refused = self.refused.take().map(|refused| refused.to_string());
+            if let Some(message) = refused.or_else(|| self.finals.unserved()) {
+                let message = wire::Unserved { message };
                 // A source that does not read asks again, or does not care.
                 let _ =
                     outgoing.try_send(Ok(TranscribeResponse { message: Some(Outgoing::Unserved(message)) }));
@@ -370,6 +372,10 @@ impl StreamTask {
                     Ok(())
                 }
                 Heard::Settled => Ok(()),
+                Heard::Translated(number, text) => {
+                    self.finals.translated(number, text);
+                    Ok(())
+                }
                 Heard::FellBack(why) => {
                     tracing::warn!(stream = %self.source.stream, reason = why.reason, "Gladia has failed; the embedded engine goes on");
                     (self.fallback, self.engine_told) = (Some(why), None);

@@ -73,6 +73,7 @@ fn source(session: &SessionSlug) -> Source {
         started_at: Timestamp(1_800_000_000_000),
         user: None,
         is_room: false,
+        translate_to: Vec::new(),
     }
 }
 
@@ -115,7 +116,14 @@ async fn outcome(events: &mut UplinkEvents) -> UplinkEvent {
 }
 
 async fn finals(storage: &Storage, session: &SessionSlug) -> Vec<Final> {
-    storage.finals_since(session, Sequence(0), 1000).await.unwrap()
+    let entries = storage.entries_since(session, Sequence(0), 1000).await.unwrap();
+    entries
+        .into_iter()
+        .filter_map(|entry| match entry {
+            model::Entry::Final(segment) => Some(segment),
+            model::Entry::Translation(_) => None,
+        })
+        .collect()
 }
 
 fn error_rate(reference: &str, finals: &[Final]) -> f64 {
@@ -353,6 +361,9 @@ async fn what_nobody_makes_of_a_recording_is_said() {
     let translate = Wanted { task: Task::Translate, ..Wanted::default() };
     let refused = recognize(&stage, &translate, vec![0; 1600]).await.unwrap_err();
     assert_eq!(refused, RecognizeError::Unserved("no engine here translates speech to English".into()));
+    let detect = Wanted { task: Task::Detect, ..Wanted::default() };
+    let refused = recognize(&stage, &detect, vec![0; 1600]).await.unwrap_err();
+    assert_eq!(refused, RecognizeError::Unserved("no engine here tells languages apart".into()));
 }
 
 #[tokio::test]

@@ -1,14 +1,22 @@
 //! HTTP answers: JSON with its keys in the order that clients know, and the CORS headers (Fetch standard section 3.2)
 //! on all of them.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::Frame;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// What the edge answers.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Content>;
+
+/// What an answer holds: all at once, or as it comes.
+pub(crate) type Content =
+    Either<Full<Bytes>, StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
 
 /// A flat JSON object whose keys stay in order.
 pub(crate) struct Object<'a, const FIELDS: usize>(pub(crate) [(&'a str, Value); FIELDS]);
@@ -36,7 +44,7 @@ pub(crate) fn error(status: StatusCode, text: &str) -> Answer {
 
 /// Text of another kind.
 pub(crate) fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -44,8 +52,20 @@ pub(crate) fn text(status: StatusCode, content_type: &'static str, body: String)
 
 /// No body.
 pub(crate) fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = status;
+    answer
+}
+
+/// Server-sent events, each with its end, as they come.
+pub(crate) fn events(events: BoxStream<'static, Bytes>) -> Answer {
+    let frames = events.map(|event| Ok(Frame::data(event))).boxed();
+    let mut answer = Response::new(Either::Right(StreamBody::new(frames)));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx hands them on at once.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
 }
 
@@ -81,6 +101,47 @@ pub(crate) const OF_SYSTEM_C: Allowed = Allowed {
     methods: "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     headers: "Content-Type, Authorization, X-Requested-With",
 };
+
+/// What the page that asks wants to send.
+pub(crate) struct Asking {
+    origin: Option<HeaderValue>,
+    headers: Option<HeaderValue>,
+    has_cookie: bool,
+}
+
+impl Asking {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self {
+            origin: headers.get(header::ORIGIN).cloned(),
+            headers: headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
+            has_cookie: headers.contains_key(header::COOKIE),
+        }
+    }
+
+    /// The page, as a browser names it.
+    pub(crate) const fn origin(&self) -> Option<&HeaderValue> {
+        self.origin.as_ref()
+    }
+}
+
+/// As system D says it: any page may read the answer, send credentials, and ask with any method and header; as long as
+/// no origins are `listed`. A browser takes `*` for neither where credentials are sent, so these are named then.
+pub(crate) fn allow_anything(headers: &mut HeaderMap, listed: &[String], asking: &Asking) {
+    let methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+    let allowed = Allowed { methods, headers: OF_SYSTEM_C.headers };
+    allow_origin(headers, listed, asking.origin(), allowed);
+    if listed.is_empty() {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        if let Some(origin) = asking.origin.as_ref().filter(|_| asking.has_cookie || asking.headers.is_some())
+        {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        }
+    }
+    if let Some(asked) = &asking.headers {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+}
 
 /// Says which pages may read the answer. With origins listed, the one that asks is named and may send credentials;
 /// without, any may read and none may send credentials.
@@ -126,6 +187,33 @@ mod tests {
         assert_eq!(allowed_origin(&["https://app.example"], Some("https://evil.example")), (None, false));
         assert_eq!(allowed_origin(&["https://app.example"], Some("https://app.example.evil")), (None, false));
         assert_eq!(allowed_origin(&["https://app.example"], None), (None, false));
+    }
+
+    #[test]
+    fn system_d_lets_any_page_send_credentials() {
+        let allowed = |listed: &[&str], sent: &[(header::HeaderName, &'static str)]| {
+            let listed: Vec<String> = listed.iter().map(|origin| (*origin).to_owned()).collect();
+            let sent = sent.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            let mut headers = HeaderMap::new();
+            allow_anything(&mut headers, &listed, &Asking::of(&sent.collect()));
+            let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            let credentials = headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+            let origin = text(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            (origin, credentials, text(header::ACCESS_CONTROL_ALLOW_HEADERS).unwrap())
+        };
+        let page = (header::ORIGIN, "https://app.example");
+        let usual = "Content-Type, Authorization, X-Requested-With".to_owned();
+        assert_eq!(allowed(&[], &[]), (Some("*".into()), true, usual.clone()));
+        assert_eq!(allowed(&[], std::slice::from_ref(&page)), (Some("*".into()), true, usual.clone()));
+        let named = Some("https://app.example".to_owned());
+        assert_eq!(
+            allowed(&[], &[page.clone(), (header::COOKIE, "a=b")]),
+            (named.clone(), true, usual.clone())
+        );
+        let asked = (header::ACCESS_CONTROL_REQUEST_HEADERS, "x-a");
+        assert_eq!(allowed(&[], &[page.clone(), asked.clone()]), (named.clone(), true, "x-a".into()));
+        assert_eq!(allowed(&["https://app.example"], std::slice::from_ref(&page)), (named, true, usual));
+        assert_eq!(allowed(&["https://other.example"], &[page, asked]), (None, false, "x-a".into()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use auth::Principal;
 use fanout::{Follower, Taken};
 use futures_util::future::{BoxFuture, OptionFuture};
-use model::{Caption, FaultKind, Final, Sequence, SessionSlug, Speaker};
+use model::{Entry, FaultKind, Sequence, SessionSlug, Speaker};
 use serde_json::Value;
 use tokio::time::Instant;
 use tungstenite::Utf8Bytes;
@@ -130,8 +130,8 @@ pub(crate) struct Connection {
     peer: Peer,
     follower: Follower<SessionSlug, Update>,
     feed: Arc<Feed<Transcript>>,
-    /// Finals of the past that are still to be told. While it is there, live ones are not told but read with them.
-    replay: Option<BoxFuture<'static, Page<Final>>>,
+    /// What is stored of the past and still to be told. While it is there, live ones are not told but read with them.
+    replay: Option<BoxFuture<'static, Page<Entry>>>,
     /// Whether a live final came since the page that is being read was asked for.
     overtaken: bool,
     /// Finals up to here were told by the replay.
@@ -161,7 +161,7 @@ pub(crate) struct Connection {
 enum Event {
     Received(Received),
     Update(Taken<Update>),
-    Page(Page<Final>),
+    Page(Page<Entry>),
     CaughtUp,
     Chat(Turn),
     Source(Next),
@@ -430,11 +430,11 @@ impl Connection {
         self.replay = Some(feed::replay(&self.edge, &self.feed, self.peer.principal.session(), since));
     }
 
-    async fn tell_page(&mut self, page: Page<Final>) -> Flow {
+    async fn tell_page(&mut self, page: Page<Entry>) -> Flow {
         self.replay = None;
         let mut texts = Vec::new();
-        for segment in page.records {
-            Update::caption(Caption::Final(segment)).encode(self.peer.shape, &mut texts);
+        for entry in page.records {
+            Update::caption(entry.into()).encode(self.peer.shape, &mut texts);
         }
         // Also back: whoever says that it has what was never there would hear nothing until there is as much.
         self.told = page.through;

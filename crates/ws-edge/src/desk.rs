@@ -405,6 +405,7 @@ mod tests {
             started_at: Timestamp(0),
             user: None,
             is_room: false,
+            translate_to: Vec::new(),
         };
         let (commands, commanded) = mpsc::channel(1);
         (desks.set_up(&source, is_native, Samples(0), commands), commanded)

@@ -43,6 +43,8 @@ pub(crate) enum Door {
     Main,
     /// `CHAT_PORT`: where clients of system B find their HTTP, and those of system C `/ws`, under any path.
     Chat,
+    /// `TRANSLATE_PORT`: where clients of system D find their HTTP and `/ws`.
+    Translate,
 }
 
 /// Accepts until the edge drains.

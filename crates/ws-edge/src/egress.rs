@@ -343,6 +343,7 @@ impl Egress {
             started_at: self.edge.clock.now().before(length),
             user: None,
             is_room: *is_room,
+            translate_to: Vec::new(),
         };
         let source = Source::open(&self.edge, introduction, *format, WhenFull::DropOldest, Samples(0));
         self.voice = Some(Box::new(source));

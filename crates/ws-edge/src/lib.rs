@@ -30,6 +30,7 @@ mod presence;
 mod proof;
 mod protocol;
 mod pulse;
+mod recording;
 mod rehearsal;
 mod rest;
 mod rooms;
@@ -122,6 +123,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// The door of system C's clients, unless it is switched off.
     pub chat_address: Option<SocketAddr>,
+    /// The door of system D's clients, unless it is switched off.
+    pub translate_address: Option<SocketAddr>,
     /// The gRPC of sessions, unless it is switched off.
     pub session_address: Option<SocketAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
@@ -138,6 +141,8 @@ pub(crate) struct Edge {
     keys: ServiceKeys,
     /// What system A's RTMP servers show.
     rtmp_server_keys: ServiceKeys,
+    /// What system D's clients show; `None` when they need not show anything.
+    translate_keys: Option<ServiceKeys>,
     /// LiveKit's rooms, when there is a LiveKit.
     rooms: Option<Rooms>,
     webhooks: Option<Webhooks>,
@@ -159,6 +164,8 @@ pub(crate) struct Edge {
     places: Arc<Semaphore>,
     tally: Tally,
     stats: Stats,
+    /// Places for recordings that are uploaded and heard.
+    recording_places: Arc<Semaphore>,
     /// Places for those who read whole transcripts.
     readers: Semaphore,
     /// Every stream that is being sent to a worker.
@@ -192,6 +199,11 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     if settings.chat_anonymous {
         tracing::warn!("CHAT_ANONYMOUS is set: anybody can chat under any name");
     }
+    if settings.translate_address.is_some() && settings.translate_tokens.is_none() {
+        tracing::warn!(
+            "FASTER_WHISPER_REQUIRE_AUTH is off: anybody can have recordings transcribed on TRANSLATE_PORT"
+        );
+    }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
     let workers = Workers::new(&settings.workers)?;
@@ -216,6 +228,10 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         Some(address) => Some(listen("CHAT_PORT", address).await?),
         None => None,
     };
+    let translate = match settings.translate_address {
+        Some(address) => Some(listen("TRANSLATE_PORT", address).await?),
+        None => None,
+    };
     let sessions_listener = match settings.session_address {
         Some(address) => Some(listen("SESSION_PORT", address).await?),
         None => None,
@@ -224,6 +240,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     let admin = listen("METRICS_PORT", settings.admin_address).await?;
     let address = listener.local_addr().unwrap_or(settings.address);
     let chat_address = chat.as_ref().and_then(|chat| chat.local_addr().ok());
+    let translate_address = translate.as_ref().and_then(|translate| translate.local_addr().ok());
     let admin_address = admin.local_addr().unwrap_or(settings.admin_address);
 
     let (sessions, notes) = Sessions::new(clock.clone());
@@ -235,6 +252,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         users,
         keys: ServiceKeys::new(settings.service_keys.clone()),
         rtmp_server_keys: ServiceKeys::new(settings.rtmp_server_secrets.clone()),
+        translate_keys: settings.translate_tokens.clone().map(ServiceKeys::new),
         rooms,
         webhooks,
         announce: relay.ring(),
@@ -256,6 +274,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         socketio: SocketIoServer::new(&settings.socketio, edge),
         places: Arc::new(Semaphore::new(settings.connections_max)),
         tally: Tally::new(),
+        recording_places: Arc::new(Semaphore::new(settings.recordings_max)),
         readers: Semaphore::new(rest::READERS_MAX),
         desks: Desks::new(),
         farewell: CancellationToken::new(),
@@ -287,11 +306,14 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     if let Some(chat) = chat {
         life.spawn_critical("chat door", door::accept(edge.clone(), Door::Chat, chat));
     }
+    if let Some(translate) = translate {
+        life.spawn_critical("translate door", door::accept(edge.clone(), Door::Translate, translate));
+    }
     life.spawn(say_farewell(edge.clone()));
     life.spawn(announce(edge.clone()));
     readiness.started();
     tracing::info!(%address, "ready");
-    Ok(Running { address, chat_address, session_address, admin_address })
+    Ok(Running { address, chat_address, translate_address, session_address, admin_address })
 }
 
 /// What system C's monitors read beside `/metrics`.

@@ -61,3 +61,41 @@ pub(crate) const fn refusal(fault: FaultKind) -> &'static str {
         _ => "A token of this session or a service key is required",
     }
 }
+
+/// Why system D's routes refuse a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    /// It has shown nothing: 401.
+    Missing,
+    /// It has shown something else: 403.
+    Wrong,
+}
+
+impl NotAdmitted {
+    /// What system D says.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Missing => "API token required",
+            Self::Wrong => "Invalid API token",
+        }
+    }
+}
+
+/// Whether a caller may use system D's routes: with a token of `FASTER_WHISPER_API_TOKEN`, a service key or a token of
+/// any session, from the `Authorization` header or else `token`; without `FASTER_WHISPER_REQUIRE_AUTH`, whatever it
+/// shows.
+///
+/// # Errors
+/// No proof, or one that does not hold.
+pub(crate) fn admit_translating(
+    edge: &Edge,
+    headers: &HeaderMap,
+    token: Option<&str>,
+) -> Result<(), NotAdmitted> {
+    let Some(keys) = &edge.translate_keys else { return Ok(()) };
+    let shown = bearer(headers).or(token).ok_or(NotAdmitted::Missing)?;
+    if keys.accepts(shown) || caller(edge, headers, token).is_ok() {
+        return Ok(());
+    }
+    Err(NotAdmitted::Wrong)
+}

@@ -1,10 +1,13 @@
 //! Client JSON, both ways: what a socket's text messages say, converted from and to `model`. The shapes of system A
 //! come first in each message, our own fields after them.
 
+use std::collections::BTreeMap;
+
 use audio::{AudioError, Encoding, Format};
 use model::{
     Caption, EngineName, Fallback, FaultKind, Final, Identity, JsonObject, Outside, Partial, Samples,
-    Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, UserId, UtteranceId,
+    Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, Translation, UserId,
+    UtteranceId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -22,8 +25,8 @@ const ENDPOINTING_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
 /// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends at least 35).
 const LANGUAGE_BYTES_MAX: usize = 35;
 
-/// Most languages that a client may ask translations into.
-const TRANSLATIONS_MAX: usize = 16;
+/// Most languages that a client may ask translations into (proto/parley/transcription/v1).
+const TRANSLATIONS_MAX: usize = 8;
 
 /// Longest name to show, in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -241,11 +244,19 @@ impl<'a> Fields<'a> {
     }
 
     fn translate_to(&self) -> Result<Vec<String>, BadMessage> {
-        let languages = self.read("translateTo", "a list of at most 16 language tags", |value| {
+        let asked = self.read("translateTo", "a list of at most 8 language tags", |value| {
             let list = value.as_array().filter(|list| list.len() <= TRANSLATIONS_MAX)?;
-            list.iter().map(language_tag).collect()
+            list.iter().map(language_tag).collect::<Option<Vec<_>>>()
         })?;
-        Ok(languages.unwrap_or_default())
+        // As clients of system D say it.
+        let one = self.read("targetLanguage", "a language tag such as ar", language_tag)?;
+        let mut languages: Vec<String> = Vec::new();
+        for language in asked.unwrap_or_else(|| one.into_iter().collect()) {
+            if !languages.iter().any(|known| known.eq_ignore_ascii_case(&language)) {
+                languages.push(language);
+            }
+        }
+        Ok(languages)
     }
 
     /// Without an `event` it is a message to be sent, whose `type` is called `kind`, since it has one already.
@@ -302,7 +313,7 @@ pub(crate) fn shown_name(value: &Value) -> Option<Option<String>> {
 }
 
 fn encode(message: &impl Serialize) -> Utf8Bytes {
-    // Nothing here can fail to serialize: no maps, no foreign `Serialize`.
+    // Nothing here can fail to serialize: no maps but those of texts, no foreign `Serialize`.
     serde_json::to_string(message).unwrap_or_default().into()
 }
 
@@ -384,6 +395,9 @@ struct Transcript<'a> {
     words: Vec<TranscriptWord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<&'a str>,
+    /// What is known of it in other languages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    translations: Option<&'a BTreeMap<String, String>>,
     /// Where it was heard; one from outside has no place in a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<StreamId>,
@@ -449,6 +463,8 @@ pub(crate) fn transcript(caption: &Caption, split: bool) -> Utf8Bytes {
         Caption::Final(segment) => {
             transcript_final(segment, if split { "transcript_final" } else { "transcript" })
         }
+        // It has one shape.
+        Caption::Translation(told) => translation(told),
     }
 }
 
@@ -472,6 +488,7 @@ fn transcript_partial(partial: &Partial, r#type: &'static str) -> Utf8Bytes {
         stable: partial.stable,
         words: Vec::new(),
         language: partial.language.as_deref(),
+        translations: None,
         stream,
     })
 }
@@ -506,7 +523,50 @@ fn transcript_final(segment: &Final, r#type: &'static str) -> Utf8Bytes {
             })
             .collect(),
         language: segment.language.as_deref(),
+        translations: Some(&segment.translations).filter(|translations| !translations.is_empty()),
         stream,
+    })
+}
+
+/// What became of a translation.
+pub(crate) fn translation(translation: &Translation) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Message<'a> {
+        r#type: &'static str,
+        session_slug: &'a str,
+        utterance_id: &'a UtteranceId,
+        language: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+        /// Why there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        speaker: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        speaker_id: Option<&'a str>,
+        ts: Timestamp,
+        sequence: Sequence,
+        #[serde(skip_serializing_if = "is_first")]
+        revision: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<StreamId>,
+    }
+    let (speaker, speaker_id) = speaker(&translation.speaker, None);
+    encode(&Message {
+        r#type: "translation",
+        session_slug: translation.session.as_str(),
+        utterance_id: &translation.utterance,
+        language: &translation.language,
+        text: translation.outcome.as_deref().ok(),
+        error: translation.outcome.as_ref().err().map(|failure| failure.label()),
+        speaker,
+        speaker_id,
+        ts: translation.at,
+        sequence: translation.sequence,
+        revision: translation.revision,
+        stream: translation.utterance.stream(),
     })
 }
 
@@ -732,6 +792,7 @@ mod tests {
             words: vec![model::Word { text: "Über".into(), start: Samples(16_000), end: Samples(20_000) }],
             at: Timestamp(1_700_000_000_000),
             outside: None,
+            translations: BTreeMap::new(),
         }
     }
 
@@ -758,6 +819,44 @@ mod tests {
             r#"{{"type":"transcript","sessionSlug":"room","utteranceId":"{stream}-2","text":"Ü","isFinal":false,"speaker":"Alice","speakerId":"alice","ts":5,"start":0.0,"end":0.05,"stable":0,"stream":"{stream}"}}"#
         );
         assert_eq!(transcript(&Caption::Partial(partial), false).as_str(), expected);
+    }
+
+    #[test]
+    fn languages_of_translations_are_asked_for_in_either_way() {
+        let asked = |fields: &str| match ClientMessage::parse(&format!(r#"{{"type":"init",{fields}}}"#)) {
+            Ok(ClientMessage::Init(init)) => Ok(init.translate_to),
+            other => Err(other),
+        };
+        assert_eq!(asked(r#""translateTo":["ar","es-419","AR"]"#), Ok(vec!["ar".into(), "es-419".into()]));
+        assert_eq!(asked(r#""targetLanguage":"ar""#), Ok(vec!["ar".into()]));
+        assert_eq!(asked(r#""targetLanguage":null"#), Ok(vec![]));
+        assert!(asked(&format!(r#""translateTo":{:?}"#, ["ar"; 9])).is_err());
+    }
+
+    #[test]
+    fn a_translation_has_a_text_or_a_reason() {
+        let of = |outcome: Result<&str, model::Untranslated>| Translation {
+            session: "room".parse().unwrap(),
+            sequence: Sequence(4),
+            utterance: segment().utterance,
+            revision: 0,
+            speaker: segment().speaker,
+            language: "ar".into(),
+            outcome: outcome.map(str::to_owned),
+            at: Timestamp(5),
+        };
+        let stream = "00000000-0000-0000-0000-000000000001";
+        let expected = |what: &str| {
+            format!(
+                r#"{{"type":"translation","sessionSlug":"room","utteranceId":"{stream}-2","language":"ar",{what},"speaker":"alice","speakerId":"alice","ts":5,"sequence":4,"stream":"{stream}"}}"#
+            )
+        };
+        assert_eq!(translation(&of(Ok("فوق"))).as_str(), expected(r#""text":"فوق""#));
+        let late = of(Err(model::Untranslated::TooLate));
+        assert_eq!(translation(&late).as_str(), expected(r#""error":"too_late""#));
+        let known = Final { translations: [("ar".into(), "فوق".into())].into(), ..segment() };
+        let text = transcript(&Caption::Final(known), true);
+        assert!(text.contains(r#""language":"en","translations":{"ar":"فوق"},"stream""#), "{text}");
     }
 
     #[test]

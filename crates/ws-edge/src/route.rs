@@ -1,5 +1,5 @@
 //! HTTP by door and path: what says how this server is, here; what back ends do with sessions, in `transcription`; the
-//! routes of notifications, of what is kept and of chat, in `rest`.
+//! routes of notifications, of what is kept and of chat, in `rest`; recordings, in `recording`.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
     metrics::SessionFigures,
-    rest, socketio,
+    recording, rest, socketio,
     transcript::Transcript,
     transcription,
 };
@@ -25,10 +25,11 @@ where
     B: Body<Data = Bytes> + std::fmt::Debug + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Debug,
 {
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let asking = answers::Asking::of(request.headers());
     let (began, is_post) = (Instant::now(), request.method() == Method::POST);
-    let (is_caption, is_rest) =
-        (transcription::is_caption(request.uri().path()), rest::serves(request.uri().path()));
+    let path = request.uri().path();
+    let (is_caption, is_rest) = (transcription::is_caption(path), rest::serves(path));
+    let is_for_recordings = door == Door::Translate || recording::route(door, path).is_some();
     let mut answer = if handshake::is_upgrade(&request) {
         handshake::upgrade(edge, door, client, request)
     } else if socketio::serves(request.uri().path()) && request.method() != Method::OPTIONS {
@@ -37,9 +38,14 @@ where
         route(edge, door, client, request).await
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let allowed =
-            if door == Door::Main && !is_rest { answers::OF_SYSTEM_A } else { answers::OF_SYSTEM_C };
-        answers::allow_origin(answer.headers_mut(), &edge.settings.origins, origin.as_ref(), allowed);
+        let (headers, origins) = (answer.headers_mut(), &edge.settings.origins);
+        match door {
+            _ if is_for_recordings => answers::allow_anything(headers, origins, &asking),
+            Door::Main if !is_rest => {
+                answers::allow_origin(headers, origins, asking.origin(), answers::OF_SYSTEM_A);
+            }
+            _ => answers::allow_origin(headers, origins, asking.origin(), answers::OF_SYSTEM_C),
+        }
     }
     edge.tally.request(answer.status().as_u16());
     if is_post {
@@ -48,15 +54,21 @@ where
     answer
 }
 
-async fn route<B>(edge: &Edge, door: Door, client: IpAddr, request: Request<B>) -> Answer
+async fn route<B>(edge: &Arc<Edge>, door: Door, client: IpAddr, request: Request<B>) -> Answer
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
     if method == Method::OPTIONS {
         return answers::empty(StatusCode::NO_CONTENT);
+    }
+    if let Some(route) = recording::route(door, path) {
+        return recording::answer(edge, route, &head, body).await;
+    }
+    if door == Door::Translate {
+        return recording::not_found();
     }
     if rest::serves(path) {
         return rest::answer(edge, client, &head, body).await;

@@ -5,6 +5,7 @@
 //! | `BIND_ADDR` | `127.0.0.1` | address of both listeners; `0.0.0.0` in containers |
 //! | `PORT` | 3001 | the main door |
 //! | `CHAT_PORT` | 3002 | the door of the clients of systems B and C; 0 switches it off |
+//! | `TRANSLATE_PORT` | 7860 | the door of system D's clients; 0 switches it off |
 //! | `METRICS_PORT` | 9101 | the admin listener: `/livez` `/readyz` `/metrics` |
 //! | `SESSION_PORT` | 50053 | gRPC of sessions, for back ends; 0 switches it off |
 //! | `TRANSCRIPTION_JWT_SECRET` | required | verifies session tokens; several, separated by commas, for rotation |
@@ -19,6 +20,11 @@
 //! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop, broadcast, reports of usage and `POST /api/user/notifications` need no proof, and egresses no token; only for migration |
 //! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
+//! | `FASTER_WHISPER_API_TOKEN` | none | what clients of system D show; several, for rotation. A key or a token of a session opens its door as well |
+//! | `FASTER_WHISPER_REQUIRE_AUTH` | true, unless `PARLEY_DEV` | whether they must; without it anybody may have recordings transcribed on system D's routes |
+//! | `FASTER_WHISPER_MAX_FILE_SIZE` | 26214400 | largest recording that is uploaded, in bytes; JSON may hold 50 MiB in all |
+//! | `FASTER_WHISPER_UPLOAD_TIMEOUT` | 60000 | how long an upload may take, in milliseconds |
+//! | `RECORDINGS_MAX` | 8 | recordings that are uploaded and heard at a time; more wait a little, and are told to come again |
 //! | `LIVEKIT_WS_URL`, `NEXT_PUBLIC_LIVEKIT_URL` or `LIVEKIT_HTTP_URL`, `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET` | none | the LiveKit whose rooms are transcribed when a session is started |
 //! | `EGRESS_MODE` | `auto` | `tracks`: one egress for each audio track, so that speakers are exact; `composite`: one for the room; `auto`: tracks, and the room where LiveKit allows no more |
 //! | `EGRESS_WEBSOCKET_BASE_URL` | `ws://localhost:PORT/egress/audio` | where LiveKit's egress reaches this edge |
@@ -46,6 +52,7 @@
 //! | `REJOIN_SECONDS` | 15 | the same for clients without `init`: the time away becomes silence; 0 to 30 |
 //! | `DRAIN_SPREAD_MS` | 3000 | over which a draining edge sends its clients away |
 //! | `NODE_ENV`, `SERVER_MODE`, `REALTIME_BROADCAST_MODE` | | of system A; the first is shown by `/test`, the others are ignored with a warning |
+//! | `FASTER_WHISPER_MODEL_SIZE`, `FASTER_WHISPER_COMPUTE_TYPE`, `FASTER_WHISPER_REQUEST_TIMEOUT` | | of system D; ignored with a warning |
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -131,6 +138,8 @@ pub struct EdgeSettings {
     pub(crate) address: SocketAddr,
     /// `None` when it is switched off.
     pub(crate) chat_address: Option<SocketAddr>,
+    /// `None` when it is switched off.
+    pub(crate) translate_address: Option<SocketAddr>,
     pub(crate) admin_address: SocketAddr,
     /// `None` when it is switched off.
     pub(crate) session_address: Option<SocketAddr>,
@@ -141,6 +150,11 @@ pub struct EdgeSettings {
     pub(crate) jwt_secrets: Vec<Secret>,
     pub(crate) user_secrets: Vec<Secret>,
     pub(crate) service_keys: Vec<Secret>,
+    /// What clients of system D show; `None` when they need not show anything.
+    pub(crate) translate_tokens: Option<Vec<Secret>>,
+    pub(crate) file_bytes_max: u64,
+    pub(crate) upload_limit: Duration,
+    pub(crate) recordings_max: usize,
     pub(crate) storage: StorageSettings,
     pub(crate) bus: BusSettings,
     pub(crate) workers: WorkersSettings,
@@ -207,6 +221,18 @@ impl EdgeSettings {
         if session_port != 0 && [port, admin_port, chat_port].contains(&session_port) {
             reader.problem("SESSION_PORT", "expected another port than PORT, METRICS_PORT and CHAT_PORT");
         }
+        let translate_port = reader.or("TRANSLATE_PORT", 7860, "a port number, or 0 for none");
+        if translate_port != 0 && [port, admin_port, chat_port, session_port].contains(&translate_port) {
+            let other = "expected another port than PORT, METRICS_PORT, CHAT_PORT and SESSION_PORT";
+            reader.problem("TRANSLATE_PORT", other);
+        }
+        let translate_tokens = translate_tokens(&mut reader, translate_port != 0);
+        let file_bytes_max: NonZeroU32 = reader.or(
+            "FASTER_WHISPER_MAX_FILE_SIZE",
+            NonZeroU32::MIN.saturating_add(26_214_399),
+            "a number of bytes",
+        );
+        let upload_limit = reader.millis("FASTER_WHISPER_UPLOAD_TIMEOUT", Duration::from_secs(60));
         let livekit = livekit_plan(&mut reader, port);
         let egress_format = egress_format(&mut reader);
         let rtmp_server_secrets = reader.secrets("RTMP_SERVER_SECRET");
@@ -229,6 +255,7 @@ impl EdgeSettings {
         let frames = rate("FRAMES_PER_SECOND", 400);
         let tab_messages = rate("WS_MESSAGES_PER_SECOND", 100);
         let channels_max = rate("WS_CHANNELS_MAX", 256);
+        let recordings_max = rate("RECORDINGS_MAX", 8);
         let connections_max = rate("CONNECTIONS_MAX", 10_000);
         let follower_queue = rate("FOLLOWER_QUEUE", 256);
         let ping_interval =
@@ -251,12 +278,19 @@ impl EdgeSettings {
         let asks_test = reader.flag("WS_TEST_MODE") | reader.flag("WS_ENABLE_TEST_BROADCAST");
         let test_mode = asks_test && node_env.as_deref() != Some("production");
         let service_keys = reader.secrets("SERVICE_KEY");
-        let ignored = ["SERVER_MODE", "REALTIME_BROADCAST_MODE"];
+        let ignored = [
+            "SERVER_MODE",
+            "REALTIME_BROADCAST_MODE",
+            "FASTER_WHISPER_MODEL_SIZE",
+            "FASTER_WHISPER_COMPUTE_TYPE",
+            "FASTER_WHISPER_REQUEST_TIMEOUT",
+        ];
         let ignored = ignored.into_iter().filter(|name| reader.text(name).is_some()).collect();
         reader.finish(|| {
             Some(Self {
                 address: SocketAddr::new(bind, port),
                 chat_address: (chat_port != 0).then(|| SocketAddr::new(bind, chat_port)),
+                translate_address: (translate_port != 0).then(|| SocketAddr::new(bind, translate_port)),
                 admin_address: SocketAddr::new(bind, admin_port),
                 session_address: (session_port != 0).then(|| SocketAddr::new(bind, session_port)),
                 livekit,
@@ -266,6 +300,10 @@ impl EdgeSettings {
                 jwt_secrets,
                 user_secrets,
                 service_keys,
+                translate_tokens,
+                file_bytes_max: file_bytes_max.get().into(),
+                upload_limit,
+                recordings_max: usize::try_from(recordings_max.get()).unwrap_or(usize::MAX),
                 storage: storage?,
                 bus,
                 workers,
@@ -308,6 +346,23 @@ fn access_hook(reader: &mut Reader) -> Option<AccessHook> {
         reader.problem("CHANNEL_ACCESS_KEY", "expected visible ASCII characters");
     }
     Some(hook?.with(key))
+}
+
+/// What clients of system D show, unless they need not.
+fn translate_tokens(reader: &mut Reader, has_door: bool) -> Option<Vec<Secret>> {
+    let is_dev = reader.flag("PARLEY_DEV");
+    let tokens = reader.secrets("FASTER_WHISPER_API_TOKEN");
+    if !reader.flag_or("FASTER_WHISPER_REQUIRE_AUTH", !is_dev) {
+        return None;
+    }
+    if has_door && tokens.is_empty() {
+        reader.problem(
+            "FASTER_WHISPER_API_TOKEN",
+            "missing; expected a token for clients of TRANSLATE_PORT, or FASTER_WHISPER_REQUIRE_AUTH=false to let \
+             anybody in there, or TRANSLATE_PORT=0 to close it",
+        );
+    }
+    Some(tokens)
 }
 
 fn livekit_plan(reader: &mut Reader, port: u16) -> Option<LiveKitPlan> {
@@ -384,14 +439,18 @@ mod tests {
     use super::*;
 
     fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
-        let required = [("TRANSCRIPTION_JWT_SECRET", "s"), ("DATABASE_URL", "postgres://u:p@h/d")];
+        let required = [
+            ("TRANSCRIPTION_JWT_SECRET", "s"),
+            ("DATABASE_URL", "postgres://u:p@h/d"),
+            ("FASTER_WHISPER_API_TOKEN", "t"),
+        ];
         let read = EdgeSettings::read(settings::of(required.iter().chain(pairs).copied()));
         read.err().map(|problems| problems.lines().to_vec()).unwrap_or_default()
     }
 
     #[test]
     fn each_door_has_its_own_port() {
-        let ports = ["PORT", "METRICS_PORT", "CHAT_PORT", "SESSION_PORT"];
+        let ports = ["PORT", "METRICS_PORT", "CHAT_PORT", "SESSION_PORT", "TRANSLATE_PORT"];
         for (place, later) in ports.iter().enumerate() {
             for earlier in &ports[..place] {
                 let problems = problems(&[(earlier, "4000"), (later, "4000")]);
@@ -399,7 +458,30 @@ mod tests {
                 assert!(problems[0].starts_with(later), "{problems:?}");
             }
         }
-        assert!(problems(&[("CHAT_PORT", "0"), ("SESSION_PORT", "0")]).is_empty(), "both are off");
+        let off = [("CHAT_PORT", "0"), ("SESSION_PORT", "0"), ("TRANSLATE_PORT", "0")];
+        assert!(problems(&off).is_empty(), "all are off");
+    }
+
+    #[test]
+    fn the_door_of_system_d_needs_a_token_unless_it_is_said_that_it_needs_none() {
+        let required = [("TRANSCRIPTION_JWT_SECRET", "s"), ("DATABASE_URL", "postgres://u:p@h/d")];
+        let read = |pairs: &[(&'static str, &'static str)]| {
+            EdgeSettings::read(settings::of(required.iter().chain(pairs).copied()))
+        };
+        let problems = read(&[]).unwrap_err();
+        assert!(
+            matches!(problems.lines(), [line] if line.starts_with("FASTER_WHISPER_API_TOKEN: missing")),
+            "{problems}"
+        );
+        assert!(read(&[("PARLEY_DEV", "true"), ("FASTER_WHISPER_REQUIRE_AUTH", "true")]).is_err());
+        let asks = |pairs| read(pairs).unwrap().translate_tokens.map(|tokens| tokens.len());
+        assert_eq!(asks(&[("FASTER_WHISPER_API_TOKEN", "a,b")]), Some(2));
+        assert_eq!(asks(&[("TRANSLATE_PORT", "0")]), Some(0), "keys and tokens of sessions remain");
+        assert_eq!(asks(&[("PARLEY_DEV", "true")]), None);
+        assert_eq!(
+            asks(&[("FASTER_WHISPER_REQUIRE_AUTH", "false"), ("FASTER_WHISPER_API_TOKEN", "a")]),
+            None
+        );
     }
 
     #[test]
@@ -456,6 +538,7 @@ mod tests {
             "TRANSCRIPTION_COST_PER_MINUTE",
             "TRANSCRIPTION_JWT_SECRET",
             "DATABASE_URL",
+            "FASTER_WHISPER_API_TOKEN",
         ] {
             assert!(problems.contains(&format!("\n  {name}: ")), "{name} in {problems}");
         }

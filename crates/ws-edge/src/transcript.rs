@@ -1,4 +1,4 @@
-//! The story of a session: finals from Postgres and the bus, partials and states from the bus alone.
+//! The story of a session: finals and their translations from Postgres and the bus, partials and states from the bus alone.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
 use event_bus::Event;
 use futures_util::future::BoxFuture;
 use model::{
-    AppEvent, Caption, EngineName, Fallback, Final, OutsideId, Sequence, SessionSlug, StreamId, StreamState,
+    AppEvent, Caption, EngineName, Entry, Fallback, OutsideId, Sequence, SessionSlug, StreamId, StreamState,
     StreamStatus, Topic, UtteranceId,
 };
 use storage::StorageError;
@@ -24,7 +24,7 @@ use crate::{
     update::Update,
 };
 
-/// Finals in one page from Postgres.
+/// Finals and translations in one page from Postgres.
 const PAGE: u32 = 200;
 
 /// A stream of which nothing was heard for so long is gone with its edge. Sources repeat their state every ping
@@ -70,6 +70,8 @@ impl Transcript {
         let (made_at, utterance, end, kind) = match &caption {
             Caption::Partial(partial) => (partial.at, &partial.utterance, partial.end, Kind::Partial),
             Caption::Final(segment) => (segment.at, &segment.utterance, segment.end, Kind::Final),
+            // It comes after its caption, when its translator likes.
+            Caption::Translation(_) => return Update::caption(caption),
         };
         let age = edge.tally.caption(made_at, edge.clock.now());
         self.lag.lock().unwrap_or_else(PoisonError::into_inner).record_duration(age);
@@ -88,15 +90,15 @@ impl Transcript {
     }
 }
 
-impl Record for Final {
+impl Record for Entry {
     fn sequence(&self) -> Sequence {
-        self.sequence
+        Self::sequence(self)
     }
 }
 
 impl Story for Transcript {
     type Topic = SessionSlug;
-    type Record = Final;
+    type Record = Entry;
     type Item = Update;
     type Away = StorageError;
 
@@ -121,12 +123,12 @@ impl Story for Transcript {
         edge: &Edge,
         session: &SessionSlug,
         after: Sequence,
-    ) -> BoxFuture<'static, Result<Page<Final>, StorageError>> {
+    ) -> BoxFuture<'static, Result<Page<Entry>, StorageError>> {
         let (storage, session) = (edge.storage.clone(), session.clone());
         Box::pin(async move {
-            let records = storage.finals_since(&session, after, PAGE).await?;
+            let records = storage.entries_since(&session, after, PAGE).await?;
             let through = match records.last() {
-                Some(segment) => segment.sequence,
+                Some(entry) => entry.sequence(),
                 // Whoever asks may be ahead of the session.
                 None => storage.last_sequence(&Topic::Session(session)).await?.min(after),
             };
@@ -135,7 +137,7 @@ impl Story for Transcript {
         })
     }
 
-    fn hear(&self, edge: &Edge, event: Event, told: &mut Vec<Update>) -> Option<Final> {
+    fn hear(&self, edge: &Edge, event: Event, told: &mut Vec<Update>) -> Option<Entry> {
         match event {
             Event::Caption(Caption::Partial(partial)) => {
                 let mut heard = self.lock();
@@ -146,7 +148,10 @@ impl Story for Transcript {
                     told.push(self.caption(edge, Caption::Partial(partial)));
                 }
             }
-            Event::Caption(Caption::Final(segment)) => return Some(segment),
+            Event::Caption(Caption::Final(segment)) => return Some(Entry::Final(segment)),
+            Event::Caption(Caption::Translation(translation)) => {
+                return Some(Entry::Translation(translation));
+            }
             Event::Status(StreamStatus { stream, state, engine, fallback, .. }) => {
                 let changed = self.lock().states.note(stream, Hearing { state, engine, fallback });
                 told.extend(self.update(edge, changed));
@@ -162,9 +167,11 @@ impl Story for Transcript {
         None
     }
 
-    fn tell(&self, edge: &Edge, segment: Final) -> Update {
-        self.lock().finished.note(&segment.utterance);
-        self.caption(edge, Caption::Final(segment))
+    fn tell(&self, edge: &Edge, entry: Entry) -> Update {
+        if let Entry::Final(segment) = &entry {
+            self.lock().finished.note(&segment.utterance);
+        }
+        self.caption(edge, entry.into())
     }
 
     fn look(&self, edge: &Edge) -> Option<Update> {

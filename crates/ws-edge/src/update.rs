@@ -79,9 +79,13 @@ impl Update {
             }
 
             What::Caption(caption) => {
-                // One that its back end wrote has one shape, whatever is asked for.
-                let is_verbatim = matches!(caption, Caption::Final(segment) if segment.verbatim().is_some());
-                let shape = if is_verbatim { Shape::Split } else { shape };
+                // One that its back end wrote has one shape, whatever is asked for, and so has a translation.
+                let has_one = match caption {
+                    Caption::Partial(_) => false,
+                    Caption::Final(segment) => segment.verbatim().is_some(),
+                    Caption::Translation(_) => true,
+                };
+                let shape = if has_one { Shape::Split } else { shape };
                 if shape != Shape::Transcript {
                     texts.push(split.get_or_init(|| protocol::transcript(caption, true)).clone());
                 }
@@ -92,10 +96,11 @@ impl Update {
         }
     }
 
-    /// The place of a final in its topic.
+    /// The place of what is stored in its topic.
     pub(crate) fn sequence(&self) -> Option<Sequence> {
         match &self.0.what {
             What::Caption(Caption::Final(segment)) => Some(segment.sequence),
+            What::Caption(Caption::Translation(translation)) => Some(translation.sequence),
             What::Caption(Caption::Partial(_))
             | What::State { .. }
             | What::Error { .. }
@@ -114,7 +119,9 @@ impl Item for Update {
     fn replaces(&self) -> Option<Subject> {
         match &self.0.what {
             What::Caption(Caption::Partial(partial)) => Some(Subject::Utterance(partial.utterance.clone())),
-            What::Caption(Caption::Final(_)) | What::Error { .. } | What::Verbatim(_) => None,
+            What::Caption(Caption::Final(_) | Caption::Translation(_))
+            | What::Error { .. }
+            | What::Verbatim(_) => None,
             What::State { .. } => Some(Subject::Session),
         }
     }

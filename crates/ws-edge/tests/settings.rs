@@ -14,10 +14,10 @@ fn everything_that_is_missing_is_named_at_once() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     let lines = reported(&output);
-    for name in ["TRANSCRIPTION_JWT_SECRET", "DATABASE_URL"] {
+    for name in ["TRANSCRIPTION_JWT_SECRET", "DATABASE_URL", "FASTER_WHISPER_API_TOKEN"] {
         assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: missing"))), "{name}: {lines:?}");
     }
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines.len(), 3, "{lines:?}");
 }
 
 #[test]
@@ -42,6 +42,8 @@ fn everything_that_is_malformed_is_named_and_not_repeated() {
         ("PING_INTERVAL_MS", "hunter2"),
         ("LEGACY_OPEN_ROUTES", "hunter2"),
         ("SESSION_PORT", "hunter2"),
+        ("TRANSLATE_PORT", "hunter2"),
+        ("FASTER_WHISPER_REQUIRE_AUTH", "hunter2"),
         ("LIVEKIT_WS_URL", "https://hunter2"),
         ("EGRESS_MODE", "hunter2"),
         ("EGRESS_WEBSOCKET_BASE_URL", "wss://hunter2/elsewhere"),
@@ -56,8 +58,9 @@ fn everything_that_is_malformed_is_named_and_not_repeated() {
     let output = run(&[&wrong[..], &[("PORT", port.as_str())]].concat());
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     let lines = reported(&output);
-    let missing = [("TRANSCRIPTION_JWT_SECRET", ""), ("LIVEKIT_API_KEY", ""), ("LIVEKIT_API_SECRET", "")];
-    for (name, _) in wrong.iter().chain(&missing) {
+    let missing =
+        ["TRANSCRIPTION_JWT_SECRET", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET", "FASTER_WHISPER_API_TOKEN"];
+    for name in wrong.iter().map(|(name, _)| name).chain(&missing) {
         assert!(lines.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {lines:?}");
     }
     assert_eq!(lines.len(), wrong.len() + missing.len(), "{lines:?}");
@@ -72,6 +75,7 @@ fn a_port_that_is_taken_is_named() {
     let output = run(&[
         ("PORT", port.as_str()),
         ("METRICS_PORT", "0"),
+        ("TRANSLATE_PORT", "0"),
         ("TRANSCRIPTION_JWT_SECRET", "hunter2"),
         ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/none"),
     ]);

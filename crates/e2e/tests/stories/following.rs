@@ -44,6 +44,7 @@ async fn a_follower_that_does_not_read_is_sent_away_and_reads_on_where_it_was() 
             start: Samples(end.0 - 16_000),
             end,
             words: Vec::new(),
+            translate_to: Vec::new(),
             at: now,
         };
         assert!(matches!(stack.storage.record_final(&segment).await.unwrap(), Recorded::Stored(_)));

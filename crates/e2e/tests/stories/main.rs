@@ -28,4 +28,5 @@ mod socketio;
 mod socketio_bad_input;
 mod speaking;
 mod system_a;
+mod translating;
 mod usage;

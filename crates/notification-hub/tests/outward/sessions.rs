@@ -127,6 +127,7 @@ impl Stage {
             start: end - Samples(8_000),
             end,
             words: Vec::new(),
+            translate_to: Vec::new(),
             at: NOW,
         };
         self.storage.record_final(&new).await.unwrap();

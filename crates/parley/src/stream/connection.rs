@@ -354,6 +354,7 @@ impl Streaming {
             | FromServer::TranscriptionError { .. }
             | FromServer::Ack { .. }
             | FromServer::Stopped { .. }
+            | FromServer::Translation(_)
             | FromServer::Chat(_)
             | FromServer::Other => {}
         }

@@ -39,6 +39,7 @@ async fn say(storage: &Storage, session: &str, who: &str, text: &str) -> StreamI
         start,
         end,
         words: vec![Word { text: text.to_owned(), start, end }],
+        translate_to: Vec::new(),
         at: now,
     };
     assert!(matches!(storage.record_final(&segment).await.unwrap(), Recorded::Stored(_)));

@@ -28,6 +28,16 @@ async fn nothing_is_missed_or_doubled_over_a_reconnect() {
     peer.say(caption("transcript_final", "s", 7, 7, 0.0, "Seven.")).await;
     line(&mut lines, "Alice: Five.").await;
     line(&mut lines, "Alice: Seven.").await;
+    let translation = |sequence: u64, rest: serde_json::Value| {
+        let mut message = json!({"type":"translation","language":"ar","speaker":"Alice","sequence":sequence});
+        message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        message
+    };
+    peer.say(translation(8, json!({"text":"سبعة."}))).await;
+    peer.say(translation(8, json!({"text":"سبعة."}))).await;
+    peer.say(translation(9, json!({"error":"too_late"}))).await;
+    line(&mut lines, "[ar] Alice: سبعة.").await;
+    line(&mut lines, "[ar] Alice: (no translation: too_late)").await;
     signal(&child, "TERM").await;
     let said = end(child).await;
     assert_eq!(said.code, Some(0));

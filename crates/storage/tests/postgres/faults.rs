@@ -86,7 +86,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
         cable.stall();
         database.run("INSERT INTO go DEFAULT VALUES").await;
         eventually("the final is committed", async || {
-            !direct.finals_since(&slug("demo"), Sequence(0), 1).await.unwrap().is_empty()
+            !direct.entries_since(&slug("demo"), Sequence(0), 1).await.unwrap().is_empty()
         })
         .await;
         cable.cut();

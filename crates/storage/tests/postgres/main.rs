@@ -13,9 +13,10 @@ mod sound;
 mod stream_keys;
 mod streams;
 mod transcripts;
+mod translations;
 mod usage;
 
-use model::{Samples, SessionSlug, Speaker, StreamId, Timestamp, Word};
+use model::{Samples, Sequence, SessionSlug, Speaker, StreamId, Timestamp, Word};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -56,6 +57,7 @@ fn utterance(session: &str, stream: StreamId, open: &OpenStream, number: u32) ->
         start,
         end: start + Samples(16_000),
         words: vec![Word { text: "Utterance".to_owned(), start, end: start + Samples(8_000) }],
+        translate_to: Vec::new(),
         at: Timestamp(NOW.0 + i64::from(number)),
     }
 }
@@ -65,4 +67,19 @@ async fn store(storage: &Storage, segment: &NewFinal) -> model::Final {
         Recorded::Stored(stored) => *stored,
         Recorded::AlreadyStored => panic!("already stored: {:?}", segment.number),
     }
+}
+
+/// The finals among what is stored of a session after a sequence.
+async fn finals_since(
+    storage: &Storage,
+    session: &SessionSlug,
+    after: Sequence,
+    limit: u32,
+) -> Vec<model::Final> {
+    let entries = storage.entries_since(session, after, limit).await.unwrap();
+    let segments = entries.into_iter().filter_map(|entry| match entry {
+        model::Entry::Final(segment) => Some(segment),
+        model::Entry::Translation(_) => None,
+    });
+    segments.collect()
 }

@@ -27,7 +27,7 @@ async fn rows_go_to_one_relay_at_a_time_and_back_when_it_gives_up() {
         (&row.topic, row.sequence, row.at),
         (&Topic::Session(slug("demo")), Sequence(1), stored[0].at)
     );
-    assert_eq!(row.announcement, Announcement::Final(stored[0].clone()));
+    assert_eq!(row.announcement, Announcement::Entry(model::Entry::Final(stored[0].clone())));
 
     let other = storage.claim_outbox(10).await.unwrap();
     assert_eq!(sequences(other.rows()), [4, 5]);

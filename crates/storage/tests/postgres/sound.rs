@@ -84,7 +84,10 @@ async fn a_correction_is_the_next_final_of_its_utterance() {
     assert_eq!(transcript(&storage).await, std::slice::from_ref(&corrected));
     let told = storage.claim_outbox(10).await.unwrap();
     let last = told.rows().last().unwrap();
-    assert_eq!((last.sequence, &last.announcement), (Sequence(2), &storage::Announcement::Final(corrected)));
+    assert_eq!(
+        (last.sequence, &last.announcement),
+        (Sequence(2), &storage::Announcement::Entry(model::Entry::Final(corrected)))
+    );
 }
 
 #[tokio::test]
@@ -117,7 +120,7 @@ async fn what_a_back_end_hands_in_is_kept_as_it_was_given() {
     assert_eq!(transcript(&storage).await, [second, other]);
     let told = storage.claim_outbox(10).await.unwrap();
     assert_eq!(told.rows().len(), 3);
-    assert_eq!(told.rows()[0].announcement, storage::Announcement::Final(stored));
+    assert_eq!(told.rows()[0].announcement, storage::Announcement::Entry(model::Entry::Final(stored)));
 }
 
 #[tokio::test]

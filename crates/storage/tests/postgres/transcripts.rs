@@ -3,7 +3,7 @@ use model::{Final, Samples, Sequence, Timestamp, Topic, UtteranceId};
 use storage::{Recorded, Storage, StorageError, TranscriptFilter};
 use testkit::Database;
 
-use crate::{NOW, new_stream, slug, store, stream_id, utterance};
+use crate::{NOW, finals_since, new_stream, slug, store, stream_id, utterance};
 
 /// What a filter leaves of the session `demo`.
 async fn transcript(storage: &Storage, filter: TranscriptFilter) -> Vec<Final> {
@@ -21,7 +21,7 @@ async fn a_final_is_read_back_as_it_was_stored() {
     assert_eq!(stored.sequence, Sequence(1));
     assert_eq!((&stored.text, &stored.words, stored.end), (&new.text, &new.words, new.end));
     let expected = vec![stored];
-    assert_eq!(storage.finals_since(&slug("demo"), Sequence(0), 10).await.unwrap(), expected);
+    assert_eq!(finals_since(&storage, &slug("demo"), Sequence(0), 10).await, expected);
     assert_eq!(transcript(&storage, TranscriptFilter::default()).await, expected);
 }
 
@@ -36,7 +36,7 @@ async fn text_that_postgres_cannot_hold_loses_only_that() {
     new.speaker.name = Some("\0".to_owned());
     let stored = store(&storage, &new).await;
     assert_eq!((stored.text.as_str(), stored.speaker.name.as_deref()), ("ab", None));
-    let read = storage.finals_since(&slug("demo"), Sequence(0), 10).await.unwrap();
+    let read = finals_since(&storage, &slug("demo"), Sequence(0), 10).await;
     assert_eq!(read[0].words[0].text, "a");
 }
 
@@ -63,7 +63,7 @@ async fn sequences_are_dense_and_in_commit_order_under_concurrent_writers() {
         let mut seen: Vec<Final> = Vec::new();
         while (seen.len() as u64) < total {
             let after = seen.last().map_or(Sequence(0), |last| last.sequence);
-            seen.extend(storage.finals_since(&slug("demo"), after, 1000).await.unwrap());
+            seen.extend(finals_since(&storage, &slug("demo"), after, 1000).await);
         }
         seen
     };
@@ -151,14 +151,14 @@ async fn a_transcript_is_in_order_of_time_over_streams_and_pages() {
     let finals = transcript(&storage, TranscriptFilter::default()).await;
     assert_eq!(finals.len(), 4 + 1200);
     assert_eq!((finals[1].text.as_str(), finals[1].revision), ("Corrected.", 1));
-    assert_eq!(storage.finals_since(&slug("demo"), Sequence(4), 1).await.unwrap()[0].text, "Corrected.");
+    assert_eq!(finals_since(&storage, &slug("demo"), Sequence(4), 1).await[0].text, "Corrected.");
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_empty() {
     let database = Database::scratch().await;
     let storage = database.storage();
-    assert!(storage.finals_since(&slug("none"), Sequence(0), 10).await.unwrap().is_empty());
+    assert!(finals_since(&storage, &slug("none"), Sequence(0), 10).await.is_empty());
     assert!(transcript(&storage, TranscriptFilter::default()).await.is_empty());
     assert_eq!(storage.last_sequence(&"user:none".parse().unwrap()).await.unwrap(), Sequence(0));
     assert_eq!(storage.session(&slug("none")).await.unwrap(), None);

@@ -46,6 +46,7 @@ pub(super) fn introduction(
         started_at: edge.clock.now(),
         user: Some(principal.user().clone()),
         is_room: false,
+        translate_to: init.map(|init| init.translate_to.clone()).unwrap_or_default(),
     }
 }
 
@@ -96,10 +97,6 @@ impl Connection {
             return self.refuse(FaultKind::Caller, "init must come before audio, or after stopped").await;
         }
         let mut answers = Vec::new();
-        if !init.translate_to.is_empty() {
-            let text = "translateTo: no translation is offered here; captions come untranslated";
-            answers.push(protocol::warning("not_translated", text));
-        }
         let resumed = match init.resume {
             Some(wish) if self.pulse.leaving == Leaving::No => {
                 let resuming = resume(&self.edge, &self.peer.principal, wish, &init);
@@ -279,7 +276,7 @@ impl Connection {
                 self.send(protocol::ack(stream, samples)).await
             }
             Some(Report::Acknowledged(_)) => GO_ON,
-            Some(Report::Unserved(message)) => self.send(protocol::warning("language", &message)).await,
+            Some(Report::Unserved(message)) => self.send(protocol::warning("unserved", &message)).await,
             Some(Report::Gap { lost, start, end }) => {
                 let text = format!(
                     "{lost} of audio between {start} and {end} was lost: transcription is overloaded or away"

@@ -1,6 +1,6 @@
 //! What was said in sessions: read, found, deleted.
 
-use std::pin::pin;
+use std::{collections::BTreeMap, pin::pin};
 
 use futures_util::TryStreamExt;
 use http::{Method, StatusCode, request::Parts};
@@ -63,12 +63,20 @@ pub(super) async fn read(edge: &Edge, head: &Parts, slug: &str) -> Result<Answer
                 .map_err(|_| Refused::Wrong("speaker must be an identity", "speaker_invalid"))?,
         ),
     };
+    let language = given(query, "language");
     let filter = TranscriptFilter { speaker, from: moment(query, "from")?, to: moment(query, "to")? };
     // Only a semaphore that was closed has no places, and nobody closes this one.
     let _place = edge.readers.acquire().await;
     edge.storage.session(&session).await?.ok_or(NO_SESSION)?;
     let said = collect(edge, &session, &filter).await?;
-    let rendered = tokio::task::spawn_blocking(move || subtitles::render(format, &session, &said)).await;
+    let rendered = tokio::task::spawn_blocking(move || {
+        let said = match &language {
+            Some(language) => subtitles::translated(said, language),
+            None => said,
+        };
+        subtitles::render(format, &session, &said)
+    });
+    let rendered = rendered.await;
     match rendered {
         Ok(text) => Ok(answers::text(StatusCode::OK, format.content_type(), text)),
         Err(error) => {
@@ -87,7 +95,8 @@ async fn collect(
     let (mut said, mut bytes) = (Vec::new(), 0_usize);
     while let Some(spoken) = stored.try_next().await? {
         let words = spoken.segment.words.iter().map(|word| word.text.len() + WORD_BYTES);
-        bytes += spoken.segment.text.len() + words.sum::<usize>();
+        let translations = spoken.segment.translations.values().map(String::len);
+        bytes += spoken.segment.text.len() + words.sum::<usize>() + translations.sum::<usize>();
         if said.len() >= FINALS_MAX || bytes > TRANSCRIPT_BYTES_MAX {
             return Err(TOO_LONG);
         }
@@ -207,6 +216,8 @@ struct Finding<'a> {
     speaker: &'a str,
     speaker_id: &'a str,
     language: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    translations: &'a BTreeMap<String, String>,
     started_at: String,
     ended_at: String,
 }
@@ -224,6 +235,7 @@ impl<'a> Finding<'a> {
             speaker: segment.speaker.name.as_deref().unwrap_or(identity),
             speaker_id: identity,
             language: segment.language.as_deref(),
+            translations: &segment.translations,
             started_at: started_at.to_string(),
             ended_at: ended_at.to_string(),
         }

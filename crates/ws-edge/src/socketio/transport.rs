@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::{
     body::Body,
     service::Service as _,
@@ -161,7 +161,7 @@ where
         let message = refused.get("message").and_then(Value::as_str).unwrap_or_default();
         return refusal(head.status, code, message);
     }
-    Answer::from_parts(head, Full::new(body))
+    Answer::from_parts(head, Either::Left(Full::new(body)))
 }
 
 /// A connection keeps the head of the request that opened it.

@@ -1,7 +1,7 @@
 //! The captions of a session, live and from the past.
 
 use event_bus::BusSettings;
-use model::{Caption, Samples, UtteranceId};
+use model::{Caption, Samples, Untranslated, UtteranceId};
 use serde_json::{Value, json};
 use testkit::{Cable, Database, RedisServer, eventually, with_address};
 
@@ -338,6 +338,52 @@ async fn how_long_captions_take_is_told_of_streams_that_this_edge_carries() {
     let prometheus = prometheus.send().await.unwrap().text().await.unwrap();
     for part in ["_bucket{kind=\"partial\",le=\"0.7\"}", "_count{kind=\"partial\"} "] {
         assert!(prometheus.contains(&format!("ws_edge_end_to_caption_seconds{part}")), "{part}");
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn translations_come_in_their_place_live_and_later() {
+    let stage = Stage::start().await;
+    let mut voice = stage.voice().await;
+    let mut follower = stage.connect("bob", "").await;
+    tuned(&stage, &mut voice, &mut follower).await;
+    let first = voice.store(&stage, "text 1").await;
+    let arabic = voice.translate(&stage, "ar", Ok("[ar] text 1")).await;
+    let german = voice.translate(&stage, "de", Err(Untranslated::TooLate)).await;
+    let second = voice.store(&stage, "text 2").await;
+    // The Arabic one twice and before its final, the German one never.
+    for caption in [
+        Caption::Translation(arabic.clone()),
+        Caption::Final(first.clone()),
+        Caption::Translation(arabic.clone()),
+        Caption::Final(second.clone()),
+    ] {
+        stage.publish(caption).await;
+    }
+    let mut late = stage.connect("late", &format!("&since={}", first.sequence.0 - 1)).await;
+    let mut socket = stage.connect("older", &format!("&since={}&messages=both", first.sequence.0 - 1)).await;
+    for (client, who) in [(&mut follower, "live"), (&mut late, "late"), (&mut socket, "older")] {
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            let message = client.said().await;
+            let is_stored = matches!(message["type"].as_str(), Some("transcript_final" | "translation"));
+            if is_stored && message["text"] != TUNING {
+                told.push(message);
+            }
+        }
+        let places: Vec<_> = told.iter().map(|message| message["sequence"].as_u64().unwrap()).collect();
+        let expected = [first.sequence, arabic.sequence, german.sequence, second.sequence];
+        assert_eq!(places, expected.map(|sequence| sequence.0), "{who}");
+        assert_eq!(
+            (&told[1]["utteranceId"], &told[1]["language"], &told[1]["text"], &told[1]["speaker"]),
+            (&told[0]["utteranceId"], &json!("ar"), &json!("[ar] text 1"), &json!("Alice")),
+            "{who}"
+        );
+        assert_eq!((&told[2]["error"], &told[2]["text"]), (&json!("too_late"), &Value::Null), "{who}");
+        // Whoever reads the past has them in the transcript, too.
+        let known = if who == "live" { Value::Null } else { json!({"ar": "[ar] text 1"}) };
+        assert_eq!((&told[0]["translations"], &told[3]["translations"]), (&known, &Value::Null), "{who}");
     }
     stage.end().await;
 }

@@ -7,11 +7,11 @@ use futures_util::TryStreamExt as _;
 use lifecycle::Lifecycle;
 use model::{
     Caption, Clock, Final, Partial, Samples, Sequence, SessionSlug, Speaker, Spoken, StreamId, Timestamp,
-    Topic, UtteranceId,
+    Topic, Translation, Untranslated, UtteranceId,
 };
 use serde_json::json;
 use settings::Secret;
-use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage, TranscriptFilter};
+use storage::{NewFinal, NewStream, NewTranslation, OpenStream, Recorded, Storage, TranscriptFilter};
 use testkit::{Database, eventually, redis_settings, tokens};
 use uuid::Uuid;
 use ws_edge::{EdgeSettings, Running};
@@ -56,6 +56,7 @@ impl Setup {
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
             ("CHAT_PORT", "0"),
+            ("TRANSLATE_PORT", "0"),
             ("SESSION_PORT", "0"),
             ("JWT_SECRET", USER_SECRET),
             ("TRANSCRIPTION_JWT_SECRET", "a secret of the tests"),
@@ -278,11 +279,41 @@ impl Voice {
             start: Samples(end - 16_000),
             end: Samples(end),
             words: Vec::new(),
+            translate_to: vec!["ar".to_owned(), "de".to_owned()],
             at: Timestamp(Clock::system().now().0),
         };
         match stage.storage.record_final(&segment).await.unwrap() {
             Recorded::Stored(segment) => *segment,
             Recorded::AlreadyStored => panic!("stored twice"),
+        }
+    }
+
+    /// Stores what became of the translation of the last final into a language that it is wanted in; its place.
+    pub async fn translate(
+        &self,
+        stage: &Stage,
+        target: &str,
+        outcome: Result<&str, Untranslated>,
+    ) -> Translation {
+        let (at, outcome) = (Clock::system().now(), outcome.map(str::to_owned));
+        let told = NewTranslation {
+            session: stage.session.clone(),
+            utterance: self.utterance(self.said),
+            revision: 0,
+            target: target.to_owned(),
+            outcome: outcome.clone(),
+            at,
+        };
+        let sequence = stage.storage.tell_translation(&told).await.unwrap().unwrap();
+        Translation {
+            session: stage.session.clone(),
+            sequence,
+            utterance: self.utterance(self.said),
+            revision: 0,
+            speaker: self.speaker.clone(),
+            language: target.to_owned(),
+            outcome,
+            at,
         }
     }
 
