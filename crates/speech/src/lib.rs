@@ -30,6 +30,8 @@ mod tokenizer;
 
 mod gladia;
 
+mod openai;
+
 #[cfg(feature = "whisper")]
 mod whisper;
 
@@ -47,6 +49,7 @@ pub use languages::WHISPER_LANGUAGES;
 pub use listener::{Listener, ListenerSettings, Spoken};
 pub use meters::describe;
 pub use moonshine::Moonshine;
+pub use openai::{OpenAi, OpenAiSettings};
 pub use pool::{Answer, EnginePool, Load};
 #[cfg(feature = "whisper")]
 pub use whisper::Whisper;
