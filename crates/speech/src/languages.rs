@@ -38,7 +38,12 @@ mod tests {
 
     #[test]
     fn languages_have_names() {
-        let cases = [("russian", Some("ru")), ("Haitian Creole", Some("ht")), ("ar", Some("ar")), ("javanese", Some("jv"))];
+        let cases = [
+            ("russian", Some("ru")),
+            ("Haitian Creole", Some("ht")),
+            ("ar", Some("ar")),
+            ("javanese", Some("jv")),
+        ];
         for (name, code) in cases.into_iter().chain([("klingon", None), ("", None)]) {
             assert_eq!(language_named(name), code, "{name}");
         }

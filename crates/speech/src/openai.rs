@@ -65,7 +65,9 @@ impl OpenAi {
             // Whoever redirects would have the key sent to somebody whom nobody configured.
             .redirect(redirect::Policy::none())
             .build()
-            .map_err(|error| SpeechError::Load(format!("prepare to speak to OpenAI: {}", error.without_url())))?;
+            .map_err(|error| {
+                SpeechError::Load(format!("prepare to speak to OpenAI: {}", error.without_url()))
+            })?;
         Ok(Self(Arc::new(Account { settings, http, runtime })))
     }
 }

@@ -5,30 +5,89 @@ use crate::agreement::same_word;
 /// Lines that people do say, yet seldom: not to be believed where the voice is unclear.
 const LINES: [&str; 40] = [
     // English.
-    "you", "so", "bye", "thank you", "thanks for watching", "thank you for watching", "please subscribe",
-    "thank you so much for watching", "see you in the next video",
+    "you",
+    "so",
+    "bye",
+    "thank you",
+    "thanks for watching",
+    "thank you for watching",
+    "please subscribe",
+    "thank you so much for watching",
+    "see you in the next video",
     // Russian and Ukrainian.
-    "продолжение следует", "спасибо за просмотр", "спасибо за внимание", "до новых встреч", "подписывайтесь на канал",
-    "подпишись на канал", "пока", "держи", "дякую за перегляд",
+    "продолжение следует",
+    "спасибо за просмотр",
+    "спасибо за внимание",
+    "до новых встреч",
+    "подписывайтесь на канал",
+    "подпишись на канал",
+    "пока",
+    "держи",
+    "дякую за перегляд",
     // French.
-    "merci", "merci d'avoir regardé cette vidéo", "c'est la fin de la vidéo", "abonnez-vous", "à bientôt",
+    "merci",
+    "merci d'avoir regardé cette vidéo",
+    "c'est la fin de la vidéo",
+    "abonnez-vous",
+    "à bientôt",
     // German.
-    "vielen dank", "vielen dank fürs zuschauen", "bis zum nächsten mal", "und das war's", "das war's",
+    "vielen dank",
+    "vielen dank fürs zuschauen",
+    "bis zum nächsten mal",
+    "und das war's",
+    "das war's",
     // Spanish, Portuguese and Italian.
-    "gracias", "gracias por ver el video", "gracias por ver", "suscríbete", "adiós", "suscríbete al canal", "obrigado",
+    "gracias",
+    "gracias por ver el video",
+    "gracias por ver",
+    "suscríbete",
+    "adiós",
+    "suscríbete al canal",
+    "obrigado",
     "grazie a tutti",
     // Arabic.
-    "اشتركوا في القناة", "شكرا للمشاهدة", "شكرا", "موسيقى",
+    "اشتركوا في القناة",
+    "شكرا للمشاهدة",
+    "شكرا",
+    "موسيقى",
 ];
 
 /// Nobody says these to a microphone: who made subtitles, and where.
 const CREDITS: [&str; 34] = [
-    "amara.org", "dimatorzok", "редактор субтитров", "субтитры сделал", "субтитры подогнал", "субтитры создавал",
-    "субтитры делал", "субтитры добавил", "корректор а", "subtitles by", "subtitled by", "captions by", "transcription by",
-    "transcribed by", "sous-titres réalisés", "sous-titrage st", "sous-titres par", "sous-titres de", "sous-titrage société",
-    "untertitel der", "untertitel von", "untertitelung", "swr 20", "copyright wdr", "zdf, 20", "zdf für funk",
-    "subtítulos por", "subtítulos realizados", "subtítulos de la comunidad", "legendas pela comunidade", "sottotitoli creati",
-    "sottotitoli e revisione", "ترجمة نانسي", "napisy stworzone",
+    "amara.org",
+    "dimatorzok",
+    "редактор субтитров",
+    "субтитры сделал",
+    "субтитры подогнал",
+    "субтитры создавал",
+    "субтитры делал",
+    "субтитры добавил",
+    "корректор а",
+    "subtitles by",
+    "subtitled by",
+    "captions by",
+    "transcription by",
+    "transcribed by",
+    "sous-titres réalisés",
+    "sous-titrage st",
+    "sous-titres par",
+    "sous-titres de",
+    "sous-titrage société",
+    "untertitel der",
+    "untertitel von",
+    "untertitelung",
+    "swr 20",
+    "copyright wdr",
+    "zdf, 20",
+    "zdf für funk",
+    "subtítulos por",
+    "subtítulos realizados",
+    "subtítulos de la comunidad",
+    "legendas pela comunidade",
+    "sottotitoli creati",
+    "sottotitoli e revisione",
+    "ترجمة نانسي",
+    "napisy stworzone",
 ];
 
 /// Fewest letters that are a caption of a sound, when they are capitals.
@@ -74,10 +133,17 @@ mod tests {
         ] {
             assert!(is_unsaid(text), "{text}");
         }
-        for text in ["We saw the subtitles.", "NATO", "Я смотрел субтитры.", "BBC NEWS", "Ich bin hier.", ""] {
+        for text in ["We saw the subtitles.", "NATO", "Я смотрел субтитры.", "BBC NEWS", "Ich bin hier.", ""]
+        {
             assert!(!is_unsaid(text), "{text}");
         }
-        for text in ["Thank you.", "Продолжение следует...", "¡Adiós!", "اشتركوا في القناة", "C'est la fin de la vidéo !"] {
+        for text in [
+            "Thank you.",
+            "Продолжение следует...",
+            "¡Adiós!",
+            "اشتركوا في القناة",
+            "C'est la fin de la vidéo !",
+        ] {
             assert!(is_line(text), "{text}");
         }
         assert!(!is_line("Thank you, Mr. Chairman.") && !is_line(""));

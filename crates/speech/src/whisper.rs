@@ -41,6 +41,9 @@ const TOKENS_PER_S: usize = 20;
 /// And of any sound.
 const TOKENS_MIN: usize = 16;
 
+/// Tokens in a row that may be said again where the model went astray before: "no, no".
+const REPEATABLE: usize = 4;
+
 /// The most that the model can write.
 const TOKENS_MAX: usize = 224;
 
@@ -78,7 +81,10 @@ impl Whisper {
     /// [`SpeechError::Load`]: the folder holds no such model, or one that knows English only.
     pub fn load(dir: &Path, threads: usize) -> Result<Self, SpeechError> {
         let failed = |what: &dyn std::fmt::Display| {
-            SpeechError::Load(format!("{}: {what}; run `make model-whisper`, or set WHISPER_MODEL_DIR", dir.display()))
+            SpeechError::Load(format!(
+                "{}: {what}; run `make model-whisper`, or set WHISPER_MODEL_DIR",
+                dir.display()
+            ))
         };
         if !dir.join("model.bin").is_file() {
             return Err(failed(&"no model.bin"));
@@ -124,19 +130,19 @@ impl Loaded {
         let language = wanted.language.as_deref().or(detected.as_ref().map(|found| found.language.as_str()));
         let start = self.start(language.unwrap_or("en"), wanted.task)?;
         let frames = pcm.len().div_ceil(HOP);
-        let tokens_max =
-            (TOKENS_MIN + pcm.len() * TOKENS_PER_S / SAMPLE_RATE_HZ as usize).min(TOKENS_MAX);
+        let tokens_max = (TOKENS_MIN + pcm.len() * TOKENS_PER_S / SAMPLE_RATE_HZ as usize).min(TOKENS_MAX);
 
         let padded = (frames + PADDING_FRAMES).next_multiple_of(FRAMES_PER_STATE).min(WINDOW_FRAMES);
         let mut states = match whole {
             Some(whole) => whole,
             None => self.encode(pcm, padded)?,
         };
-        let mut written = self.write(&states, &start, tokens_max)?;
-        if written.judged() == Verdict::Astray && wanted.language.is_some() {
-            // With all the silence that it was trained on the model keeps to the sound more often.
+        let mut written = self.write(&states, &start, tokens_max, 0)?;
+        if written.judged() == Verdict::Astray {
+            // With all the silence that it was trained on, and no leave to say the same twice, the model keeps to the sound
+            // more often.
             let whole = self.encode(pcm, WINDOW_FRAMES)?;
-            let again = self.write(&whole, &start, tokens_max)?;
+            let again = self.write(&whole, &start, tokens_max, REPEATABLE)?;
             if is_loop(&written.text) || again.logprob > written.logprob {
                 (states, written) = (whole, again);
             }
@@ -157,7 +163,7 @@ impl Loaded {
         let found = self.language_of(&states)?;
         let start = self.start(&found.language, Task::Transcribe)?;
         // Silence too has a likeliest language.
-        let written = self.write(&states, &start, TOKENS_MIN)?;
+        let written = self.write(&states, &start, TOKENS_MIN, 0)?;
         Ok((written.judged() != Verdict::Silence).then_some(found))
     }
 
@@ -191,18 +197,30 @@ impl Loaded {
         Ok(vec![mark("<|startoftranscript|>").ok_or_else(missing)?, spoken, mark(task).ok_or_else(missing)?])
     }
 
-    fn write(&self, states: &StorageView<'_>, start: &[usize], tokens_max: usize) -> Result<Written, SpeechError> {
+    /// `repeatable` tokens in a row may come again, no more; any number of them when it is 0.
+    fn write(
+        &self,
+        states: &StorageView<'_>,
+        start: &[usize],
+        tokens_max: usize,
+        repeatable: usize,
+    ) -> Result<Written, SpeechError> {
         let options = WhisperOptions {
             beam_size: BEAM,
             return_scores: true,
             return_no_speech_prob: true,
             // It writes half as much, as the other half is for what was said before.
             max_length: tokens_max * 2,
+            no_repeat_ngram_size: if repeatable == 0 { 0 } else { repeatable + 1 },
             ..WhisperOptions::default()
         };
         let without_times = self.vocabulary.mark("<|notimestamps|>");
-        let prompt: Vec<&str> =
-            start.iter().copied().chain(without_times).filter_map(|mark| self.vocabulary.name(mark)).collect();
+        let prompt: Vec<&str> = start
+            .iter()
+            .copied()
+            .chain(without_times)
+            .filter_map(|mark| self.vocabulary.name(mark))
+            .collect();
         let results = self.model.generate(states, &[prompt], &options).map_err(failed)?;
         let result = results.into_iter().next().ok_or_else(|| failed("no result"))?;
         let tokens: Vec<usize> = result.sequences_ids.into_iter().next().unwrap_or_default();

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fault here fails the test that met it")]
 
 use model::FaultKind;
-use speech::{Hypothesis, OpenAi, OpenAiSettings, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, Wanted};
+use speech::{
+    Hypothesis, OpenAi, OpenAiSettings, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, Wanted,
+};
 use testkit::{Hearing, TranscriptionServer};
 use tokio::runtime::Handle;
 
@@ -68,7 +70,10 @@ async fn a_model_that_tells_no_times_is_asked_for_the_text() {
     let heard = hear(&openai, russian(Task::Transcribe)).await.unwrap();
     assert_eq!((heard.text().as_str(), heard.spans.len()), (SAID, 0));
     let asked = server.asked().remove(0);
-    assert_eq!((asked.field("response_format"), asked.field("timestamp_granularities[]")), (Some("json"), None));
+    assert_eq!(
+        (asked.field("response_format"), asked.field("timestamp_granularities[]")),
+        (Some("json"), None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,10 +95,26 @@ async fn what_will_not_pass_is_not() {
     let cases = [
         (Hearing::Garbage, "the recognizer's answer is no transcription", FaultKind::Dependency),
         (Hearing::Long(2 << 20), "the recognizer's answer is too long", FaultKind::Dependency),
-        (Hearing::Failing(429, "insufficient_quota", None), "the recognizer's quota is used up", FaultKind::Overloaded),
-        (Hearing::Failing(429, "rate_limit_exceeded", Some(60)), "the recognizer is asked too often", FaultKind::Overloaded),
-        (Hearing::Failing(400, "invalid_value", None), "the recognizer refuses the recording", FaultKind::Defect),
-        (Hearing::Failing(404, "model_not_found", None), "the recognizer knows no such model or path", FaultKind::Dependency),
+        (
+            Hearing::Failing(429, "insufficient_quota", None),
+            "the recognizer's quota is used up",
+            FaultKind::Overloaded,
+        ),
+        (
+            Hearing::Failing(429, "rate_limit_exceeded", Some(60)),
+            "the recognizer is asked too often",
+            FaultKind::Overloaded,
+        ),
+        (
+            Hearing::Failing(400, "invalid_value", None),
+            "the recognizer refuses the recording",
+            FaultKind::Defect,
+        ),
+        (
+            Hearing::Failing(404, "model_not_found", None),
+            "the recognizer knows no such model or path",
+            FaultKind::Dependency,
+        ),
     ];
     for (index, (fault, what, kind)) in cases.into_iter().enumerate() {
         server.fail([fault]);
@@ -122,7 +143,8 @@ async fn what_is_too_long_does_not_go_there() {
     let server = server().await;
     let mut openai = recognizer(&server, &[]);
     let pcm = vec![0.0; UTTERANCE_SAMPLES_MAX + 1];
-    let refused = tokio::task::spawn_blocking(move || openai.recognize(&pcm, &Wanted::default())).await.unwrap();
+    let refused =
+        tokio::task::spawn_blocking(move || openai.recognize(&pcm, &Wanted::default())).await.unwrap();
     assert_eq!(refused, Err(SpeechError::TooLong(UTTERANCE_SAMPLES_MAX + 1)));
     assert!(server.asked().is_empty());
 

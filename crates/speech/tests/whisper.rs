@@ -21,7 +21,8 @@ use std::{
 
 use hearing::{Noise, made, recordings, silence, wav, wer::WordErrors};
 use speech::{
-    Hypothesis, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, WHISPER_LANGUAGES, Wanted, Whisper, find_whisper,
+    Hypothesis, Recognizer, SpeechError, Task, UTTERANCE_SAMPLES_MAX, WHISPER_LANGUAGES, Wanted, Whisper,
+    find_whisper,
 };
 
 /// Most errors per word for each language: what the base model makes, and a few more. Measured: docs/languages.md. The
@@ -36,7 +37,9 @@ fn whisper() -> Whisper {
     static LOADED: LazyLock<Whisper> = LazyLock::new(|| {
         let setting = std::env::var_os("WHISPER_MODEL_DIR").map(PathBuf::from);
         let dir = find_whisper(setting.as_deref(), &std::env::current_dir().unwrap());
-        let dir = dir.unwrap_or_else(|| panic!("no Whisper model: run `make model-whisper`, or set WHISPER_MODEL_DIR"));
+        let dir = dir.unwrap_or_else(|| {
+            panic!("no Whisper model: run `make model-whisper`, or set WHISPER_MODEL_DIR")
+        });
         Whisper::load(&dir, 2).unwrap()
     });
     LOADED.clone()
@@ -132,7 +135,8 @@ fn words_lie_where_they_are_said() {
 #[test]
 fn the_language_is_found_out() {
     for clip in english().into_iter().chain(others()).filter(|clip| clip.pcm.len() > 32_000) {
-        let found = whisper().detect(&clip.pcm).unwrap().unwrap_or_else(|| panic!("{}: nobody speaks", clip.name));
+        let found =
+            whisper().detect(&clip.pcm).unwrap().unwrap_or_else(|| panic!("{}: nobody speaks", clip.name));
         assert_eq!(found.language, clip.language, "{}", clip.name);
         assert!(found.probability > 0.4 && found.probability <= 1.0, "{}: {found:?}", clip.name);
         let heard = hear(&clip.pcm, &Wanted::default());
@@ -162,7 +166,8 @@ fn silence_and_noise_hold_no_words_in_any_language() {
             scope.spawn(move || {
                 let of = |(language, (name, pcm)): &(&str, &(&str, Vec<i16>))| {
                     let text = hear(&floats(pcm), &pinned(language)).text();
-                    (!text.is_empty()).then(|| format!("{language}, {} s of {name}: {text}", pcm.len() as f64 / 16e3))
+                    (!text.is_empty())
+                        .then(|| format!("{language}, {} s of {name}: {text}", pcm.len() as f64 / 16e3))
                 };
                 half.iter().filter_map(of).collect::<Vec<String>>()
             })
@@ -222,6 +227,8 @@ fn what_cannot_be_heard_is_an_error() {
 
 #[test]
 fn a_folder_without_a_model_says_what_to_do() {
-    let Err(SpeechError::Load(message)) = Whisper::load(Path::new("/nonexistent"), 1) else { panic!("loaded") };
+    let Err(SpeechError::Load(message)) = Whisper::load(Path::new("/nonexistent"), 1) else {
+        panic!("loaded")
+    };
     assert!(message.contains("/nonexistent") && message.contains("make model-whisper"), "{message}");
 }

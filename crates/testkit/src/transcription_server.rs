@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -140,19 +139,18 @@ async fn answer(request: Request<Incoming>, world: &World) -> Result<Response<Fu
     let text = |name: header::HeaderName| {
         head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
-    let mut asked = Asked {
-        path: head.uri.to_string(),
-        authorization: text(header::AUTHORIZATION),
-        ..Asked::default()
-    };
+    let mut asked =
+        Asked { path: head.uri.to_string(), authorization: text(header::AUTHORIZATION), ..Asked::default() };
     read_form(&text(header::CONTENT_TYPE), &body, &mut asked);
     lock(&world.asked).push(asked.clone());
     let fault = lock(&world.faults).pop_front();
     match fault {
         Some(Hearing::Failing(status, code, retry_after)) => return Ok(error(status, code, retry_after)),
-        Some(Hearing::Never) => std::future::pending::<Infallible>().await,
+        Some(Hearing::Never) => std::future::pending::<()>().await,
         Some(Hearing::Garbage) => return Ok(response(200, "<html>502</html>")),
-        Some(Hearing::Long(bytes)) => return Ok(response(200, &json!({"text": "a".repeat(bytes)}).to_string())),
+        Some(Hearing::Long(bytes)) => {
+            return Ok(response(200, &json!({"text": "a".repeat(bytes)}).to_string()));
+        }
         Some(Hearing::Dropped) => return Err(Drop),
         None => {}
     }
@@ -187,7 +185,8 @@ fn transcription(task: &str, asked: &Asked, text: &str) -> String {
         }],
     });
     if asked.fields.iter().any(|(name, value)| name == "timestamp_granularities[]" && value == "word") {
-        let word = |(index, word): (usize, &String)| json!({"word": word, "start": at(index), "end": at(index + 1)});
+        let word =
+            |(index, word): (usize, &String)| json!({"word": word, "start": at(index), "end": at(index + 1)});
         answer["words"] = words.iter().enumerate().map(word).collect();
     }
     answer.to_string()

@@ -4,7 +4,8 @@ use model::SAMPLE_RATE_HZ;
 use serde::Deserialize;
 
 use crate::{
-    Detected, Hypothesis, HypothesisWord, Task, Wanted, agreement::same_word, languages::language_named, phantoms,
+    Detected, Hypothesis, HypothesisWord, Task, Wanted, agreement::same_word, languages::language_named,
+    phantoms,
 };
 
 /// Most words of an utterance that are taken: ten times what is said in its longest time.
@@ -55,8 +56,12 @@ impl Answer {
         // The server tells which, and not how sure it is.
         let detected = self.language.as_deref().filter(|_| asked).and_then(language_named);
         let detected = detected.map(|language| Detected { language: language.to_owned(), probability: 1.0 });
-        let kept: Vec<&str> =
-            self.segments.iter().filter(|segment| segment.said()).map(|segment| segment.text.trim()).collect();
+        let kept: Vec<&str> = self
+            .segments
+            .iter()
+            .filter(|segment| segment.said())
+            .map(|segment| segment.text.trim())
+            .collect();
         let text = if kept.len() == self.segments.len() { self.text.clone() } else { kept.join(" ") };
         if phantoms::is_unsaid(&text) {
             return Hypothesis { detected, ..Hypothesis::default() };
@@ -176,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_text_alone_will_do() {
-        let all = heard(r#"{"text":" Hello there. ","usage":{"type":"duration","seconds":2}}"#, &Wanted::default());
+        let all =
+            heard(r#"{"text":" Hello there. ","usage":{"type":"duration","seconds":2}}"#, &Wanted::default());
         assert_eq!((all.words.len(), all.spans.len(), all.detected), (2, 0, None));
     }
 

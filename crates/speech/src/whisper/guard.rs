@@ -76,7 +76,12 @@ mod tests {
     #[test]
     fn texts_are_judged() {
         let cases = [
-            ("Printing, in the only sense with which we are at present concerned,", -0.2, 0.01, Verdict::Said),
+            (
+                "Printing, in the only sense with which we are at present concerned,",
+                -0.2,
+                0.01,
+                Verdict::Said,
+            ),
             ("تكفة طمني أنا اليوم", -0.70, 0.49, Verdict::Said),
             ("", 0.0, 0.0, Verdict::Silence),
             ("Редактор субтитров А.Синецкая Корректор А.Егорова", -0.4, 0.1, Verdict::Silence),
@@ -88,7 +93,8 @@ mod tests {
         for (text, logprob, no_speech, expected) in cases {
             assert_eq!(judge(text, logprob, no_speech), expected, "{text}");
         }
-        let cases = [("يجب أن ".repeat(30), 0.1, Verdict::Astray), ("las ".repeat(60), 0.93, Verdict::Silence)];
+        let cases =
+            [("يجب أن ".repeat(30), 0.1, Verdict::Astray), ("las ".repeat(60), 0.93, Verdict::Silence)];
         for (text, no_speech, expected) in cases {
             assert_eq!(judge(text.trim(), -0.1, no_speech), expected, "{text}");
         }

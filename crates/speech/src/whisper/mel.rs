@@ -42,7 +42,13 @@ impl Mel {
         // The sound is mirrored at its borders, as the model has learnt it.
         let length = (frames * HOP) as isize;
         let sample = |at: isize| {
-            let at = if at < 0 { -at } else if at >= length { 2 * (length - 1) - at } else { at };
+            let at = if at < 0 {
+                -at
+            } else if at >= length {
+                2 * (length - 1) - at
+            } else {
+                at
+            };
             usize::try_from(at).ok().and_then(|at| pcm.get(at)).copied().unwrap_or_default()
         };
         let mut input = self.fft.make_input_vec();

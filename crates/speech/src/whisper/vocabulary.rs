@@ -37,7 +37,14 @@ impl Vocabulary {
         let spell = |token: &String| token.chars().filter_map(|letter| bytes.get(&letter).copied()).collect();
         let (pieces, marks) = tokens.split_at_checked(end)?;
         let vocabulary = Self { pieces: pieces.iter().map(spell).collect(), marks: marks.to_vec() };
-        let needed = ["<|startoftranscript|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>", "<|en|>", "<|ru|>"];
+        let needed = [
+            "<|startoftranscript|>",
+            "<|transcribe|>",
+            "<|translate|>",
+            "<|notimestamps|>",
+            "<|en|>",
+            "<|ru|>",
+        ];
         needed.iter().all(|mark| vocabulary.mark(mark).is_some()).then_some(vocabulary)
     }
 
@@ -72,7 +79,10 @@ impl Vocabulary {
         }
         let readable = |(bytes, count): (Vec<u8>, usize)| {
             // A decode that was cut short may end within a letter.
-            (String::from_utf8_lossy(&bytes).replace(char::REPLACEMENT_CHARACTER, "").trim().to_owned(), count)
+            (
+                String::from_utf8_lossy(&bytes).replace(char::REPLACEMENT_CHARACTER, "").trim().to_owned(),
+                count,
+            )
         };
         words.into_iter().map(readable).collect()
     }
@@ -92,8 +102,15 @@ mod tests {
     use super::*;
 
     fn vocabulary(pieces: &[&str]) -> Vocabulary {
-        let marks =
-            ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|ru|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"];
+        let marks = [
+            "<|endoftext|>",
+            "<|startoftranscript|>",
+            "<|en|>",
+            "<|ru|>",
+            "<|translate|>",
+            "<|transcribe|>",
+            "<|notimestamps|>",
+        ];
         let tokens: Vec<String> = pieces.iter().chain(&marks).map(|token| (*token).to_owned()).collect();
         Vocabulary::of(&tokens).unwrap()
     }
@@ -104,7 +121,11 @@ mod tests {
         let vocabulary = vocabulary(&["\u{120}Ð", "´Ð°", "!", "\u{120}yes", "\u{120}"]);
         let words = vocabulary.words(&[0, 1, 2, 4, 3, 2]);
         assert_eq!(words, [("да!".to_owned(), 3), ("yes!".to_owned(), 3)]);
-        assert_eq!(vocabulary.words(&[3, 0]), [("yes".to_owned(), 1), (String::new(), 1)], "half a letter is none");
+        assert_eq!(
+            vocabulary.words(&[3, 0]),
+            [("yes".to_owned(), 1), (String::new(), 1)],
+            "half a letter is none"
+        );
         assert!(vocabulary.spells(4) && !vocabulary.spells(5));
         assert_eq!(vocabulary.mark("<|ru|>"), Some(8));
         assert_eq!((vocabulary.name(8), vocabulary.name(4)), (Some("<|ru|>"), None));
