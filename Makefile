@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model build check fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,14 @@ tools:
 
 model: setup ## Fetch and verify the speech model, its runtime and the recording
 	@$(DEV)/fetch-model
+
+model-whisper: setup ## Fetch and verify Whisper base, for languages other than English (145 MB, or WHISPER_MODEL_DIR)
+	@$(DEV)/fetch-model whisper
+
+# The first build of this engine compiles CTranslate2; cargo keeps it.
+test-whisper: setup model model-whisper ## Build the whisper engine and test it (PARLEY_SPEECH_DIR: recordings of other languages)
+	@echo 'make test-whisper: the first time compiles CTranslate2, 240 files of C++ (10 minutes on two cores)'
+	cargo test --locked -p speech --features whisper --lib --test whisper -- --nocapture
 
 build: setup ## Build the services and the command line in release
 	@$(if $(WHISPER),echo 'build: with Whisper; the first time CTranslate2 is compiled, about 240 files of C++ (15 minutes on two cores)',:)

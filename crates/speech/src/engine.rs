@@ -122,6 +122,17 @@ pub enum SpeechError {
     /// More samples than [`UTTERANCE_SAMPLES_MAX`].
     #[error("an utterance of {0} samples is longer than {max}", max = UTTERANCE_SAMPLES_MAX)]
     TooLong(usize),
+    /// The model does not know the language that was asked for.
+    #[error("the model does not know the language {0:?}")]
+    Language(String),
+    /// A recognizer elsewhere did not hear the utterance. Says nothing of keys, addresses or words.
+    #[error("{what}")]
+    Remote {
+        /// What came of it.
+        what: &'static str,
+        /// Who must act.
+        fault: FaultKind,
+    },
     /// The recognizer panicked; its thread has a new one.
     #[error("the recognizer panicked")]
     Panicked,
@@ -140,6 +151,8 @@ impl SpeechError {
             Self::Load(_) | Self::ShutDown => FaultKind::Dependency,
             Self::Run(_) | Self::Panicked | Self::TooLong(_) => FaultKind::Defect,
             Self::Superseded => FaultKind::Overloaded,
+            Self::Language(_) => FaultKind::Caller,
+            Self::Remote { fault, .. } => *fault,
         }
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Hypothesis, agreement::same_word, utterance::Sound};
+use crate::{Hypothesis, phantoms, utterance::Sound};
 
 /// Voiced sound shorter than this is a click, not a word: 80 ms. "Yes" has about 250 ms.
 const VOICED_FRAMES_MIN: usize = 5;
@@ -25,10 +25,6 @@ const PHRASE_WORDS: usize = 3;
 /// More voice per word than this, 1.5 s, is no speech but a tone.
 const VOICED_FRAMES_PER_WORD_MAX: usize = 94;
 
-/// What recognizers trained on films write when they hear no words.
-const PHANTOMS: [&str; 6] =
-    ["you", "so", "bye", "thank you", "thanks for watching", "thank you for watching"];
-
 /// Whether the first `frames` frames of `sound` hold enough voice for a word.
 pub fn voiced_enough(sound: &Sound, frames: usize) -> bool {
     voiced(sound, frames).count() >= VOICED_FRAMES_MIN
@@ -36,10 +32,10 @@ pub fn voiced_enough(sound: &Sound, frames: usize) -> bool {
 
 /// Whether `hypothesis` can have been said in the first `frames` frames of `sound`.
 pub fn plausible(hypothesis: &Hypothesis, sound: &Sound, frames: usize) -> bool {
-    let count = hypothesis.words.len();
+    let (count, text) = (hypothesis.words.len(), hypothesis.text());
     let voiced_frames = voiced(sound, frames).count();
     let spelled = hypothesis.words.iter().any(|word| word.text.chars().any(char::is_alphanumeric));
-    if !spelled || voiced_frames < VOICED_FRAMES_MIN {
+    if !spelled || voiced_frames < VOICED_FRAMES_MIN || phantoms::is_unsaid(&text) {
         return false;
     }
     let clear =
@@ -48,7 +44,7 @@ pub fn plausible(hypothesis: &Hypothesis, sound: &Sound, frames: usize) -> bool 
         WORD_LOGPROB_MIN
     } else if clear >= CLEAR_SHARE_MIN {
         LOGPROB_MIN
-    } else if PHANTOMS.iter().any(|phantom| same_word(phantom, &hypothesis.text())) {
+    } else if phantoms::is_line(&text) {
         return false;
     } else if count < PHRASE_WORDS {
         WORD_LOGPROB_MIN

@@ -8,3 +8,44 @@ pub const WHISPER_LANGUAGES: [&str; 99] = [
     "af", "oc", "ka", "be", "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt",
     "sa", "lb", "my", "bo", "tl", "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su",
 ];
+
+/// What Whisper and OpenAI's answers call them, in the same order.
+#[rustfmt::skip]
+const NAMES: [&str; 99] = [
+    "english", "chinese", "german", "spanish", "russian", "korean", "french", "japanese", "portuguese",
+    "turkish", "polish", "catalan", "dutch", "arabic", "swedish", "italian", "indonesian", "hindi", "finnish",
+    "vietnamese", "hebrew", "ukrainian", "greek", "malay", "czech", "romanian", "danish", "hungarian",
+    "tamil", "norwegian", "thai", "urdu", "croatian", "bulgarian", "lithuanian", "latin", "maori",
+    "malayalam", "welsh", "slovak", "telugu", "persian", "latvian", "bengali", "serbian", "azerbaijani",
+    "slovenian", "kannada", "estonian", "macedonian", "breton", "basque", "icelandic", "armenian", "nepali",
+    "mongolian", "bosnian", "kazakh", "albanian", "swahili", "galician", "marathi", "punjabi", "sinhala",
+    "khmer", "shona", "yoruba", "somali", "afrikaans", "occitan", "georgian", "belarusian", "tajik", "sindhi",
+    "gujarati", "amharic", "yiddish", "lao", "uzbek", "faroese", "haitian creole", "pashto", "turkmen",
+    "nynorsk", "maltese", "sanskrit", "luxembourgish", "myanmar", "tibetan", "tagalog", "malagasy",
+    "assamese", "tatar", "hawaiian", "lingala", "hausa", "bashkir", "javanese", "sundanese",
+];
+
+/// The language of an English name (`russian`) or of its own code, as the primary subtag of BCP 47 in lower case.
+pub(crate) fn language_named(name: &str) -> Option<&'static str> {
+    let name = name.trim().to_ascii_lowercase();
+    let code = WHISPER_LANGUAGES.iter().zip(NAMES).find(|(code, known)| *known == name || **code == name)?.0;
+    Some(if *code == "jw" { "jv" } else { code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_have_names() {
+        let cases = [
+            ("russian", Some("ru")),
+            ("Haitian Creole", Some("ht")),
+            ("ar", Some("ar")),
+            ("javanese", Some("jv")),
+        ];
+        for (name, code) in cases.into_iter().chain([("klingon", None), ("", None)]) {
+            assert_eq!(language_named(name), code, "{name}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod listener;
 
 mod agreement;
 mod gate;
+mod phantoms;
 mod times;
 
 mod decode;
@@ -28,6 +29,11 @@ mod runtime;
 mod tokenizer;
 
 mod gladia;
+
+mod openai;
+
+#[cfg(feature = "whisper")]
+mod whisper;
 
 mod meters;
 
@@ -43,4 +49,7 @@ pub use languages::WHISPER_LANGUAGES;
 pub use listener::{Listener, ListenerSettings, Spoken};
 pub use meters::describe;
 pub use moonshine::Moonshine;
+pub use openai::{OpenAi, OpenAiSettings};
 pub use pool::{Answer, EnginePool, Load};
+#[cfg(feature = "whisper")]
+pub use whisper::Whisper;

@@ -25,6 +25,7 @@ mod redis_server;
 mod scratch_folder;
 mod tls;
 pub mod tokens;
+mod transcription_server;
 mod translation_server;
 pub mod wer;
 
@@ -43,4 +44,5 @@ pub use recordings::{Recording, recording, recordings};
 pub use redis_server::{RedisServer, redis_prefix, redis_settings, redis_url};
 pub use scratch_folder::ScratchFolder;
 pub use tls::choose_tls;
+pub use transcription_server::{Asked, Hearing, TranscriptionServer};
 pub use translation_server::{Translating, TranslationServer};

@@ -34,7 +34,7 @@ pub fn recordings() -> Vec<(String, Vec<i16>, String)> {
         .collect()
 }
 
-fn wav(path: &Path) -> Vec<i16> {
+pub fn wav(path: &Path) -> Vec<i16> {
     let bytes = std::fs::read(path).unwrap();
     let data = bytes.windows(4).position(|window| window == b"data").expect("a data chunk") + 8;
     bytes[data..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
