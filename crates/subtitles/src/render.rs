@@ -1,7 +1,6 @@
 //! Finals written down.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     str::FromStr,

@@ -26,8 +26,9 @@ use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
 use model::Clock;
 use outbox::Relay;
 use rpc::{KEEP_ALIVE, MESSAGE_BYTES_MAX, wire::TranscriptionServer};
-use speech::{EnginePool, Gladia, GladiaError, ModelFiles, Moonshine, SpeechError};
+use speech::{EnginePool, Gladia, GladiaError, ModelFiles, Moonshine, OpenAi, SpeechError};
 use storage::{Storage, StorageError};
+use tokio::runtime::Handle;
 use tonic::transport::{Server, server::TcpIncoming};
 
 pub use languages::Languages;
@@ -90,7 +91,7 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let engines = Engines {
         moonshine,
         whisper: start_whisper(settings).await?,
-        openai: None,
+        openai: start_openai(settings)?,
         gladia,
         refused: Arc::default(),
         languages: Arc::new(settings.languages.clone()),
@@ -164,7 +165,8 @@ async fn start_whisper(settings: &WorkerSettings) -> Result<Option<Capacity>, St
     #[cfg(feature = "whisper")]
     if let Some(WhisperSettings { dir, threads }) = settings.whisper.clone() {
         let started = tokio::task::spawn_blocking(move || {
-            EnginePool::start(threads, move || Ok(Box::new(speech::Whisper::load(&dir, 1)?)))
+            let whisper = speech::Whisper::load(&dir, threads)?;
+            EnginePool::start(threads, move || Ok(Box::new(whisper.clone())))
         });
         let engines = Arc::new(started.await??);
         tracing::info!(threads, "Whisper loaded");
@@ -172,6 +174,15 @@ async fn start_whisper(settings: &WorkerSettings) -> Result<Option<Capacity>, St
     }
     let _ = settings;
     Ok(None)
+}
+
+/// Threads that ask a server of OpenAI's kind, when there is one.
+fn start_openai(settings: &WorkerSettings) -> Result<Option<Capacity>, StartError> {
+    let Some(account) = settings.openai.clone() else { return Ok(None) };
+    let threads = account.concurrency;
+    let openai = OpenAi::new(account, Handle::current())?;
+    let engines = EnginePool::start(threads, move || Ok(Box::new(openai.clone())))?;
+    Ok(Some(Capacity::new(Arc::new(engines), Pace::FINALS, settings.streams_max)))
 }
 
 fn register_metrics() {

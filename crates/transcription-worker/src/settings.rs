@@ -8,7 +8,7 @@ use auth::ServiceKeys;
 use event_bus::BusSettings;
 use model::EngineName;
 use settings::Reader;
-use speech::GladiaSettings;
+use speech::{GladiaSettings, OpenAiSettings};
 use storage::{StorageSettings, StreamLimits};
 use telemetry::TelemetrySettings;
 
@@ -82,6 +82,8 @@ pub struct WorkerSettings {
     pub second_pass: Option<EngineName>,
     /// Whisper, when this build has it and its model is there.
     pub whisper: Option<WhisperSettings>,
+    /// A server of OpenAI's kind, when it is used.
+    pub openai: Option<OpenAiSettings>,
     /// How finals are translated.
     pub translating: TranslatingSettings,
     /// How much later than the sound of a room its active speakers are told.
@@ -138,6 +140,7 @@ impl WorkerSettings {
                 languages: hearing.languages?,
                 second_pass: hearing.second_pass,
                 whisper: hearing.whisper,
+                openai: hearing.openai,
                 translating,
                 speaker_lag_ms: speaker_lag_ms.clamp(-LAG_MS_MAX, LAG_MS_MAX),
                 limits,
@@ -180,17 +183,19 @@ struct HearingSettings {
     languages: Option<Languages>,
     second_pass: Option<EngineName>,
     whisper: Option<WhisperSettings>,
+    openai: Option<OpenAiSettings>,
 }
 
 impl HearingSettings {
     fn read(reader: &mut Reader) -> Self {
         let gladia = GladiaSettings::read(reader);
         let whisper = WhisperSettings::read(reader);
+        let openai = OpenAiSettings::read(reader);
         let here = |engine: EngineName| match engine {
             EngineName::Moonshine => true,
             EngineName::Gladia => gladia.is_some(),
             EngineName::Whisper => whisper.is_some(),
-            EngineName::OpenAi => false,
+            EngineName::OpenAi => openai.is_some(),
         };
         let others = [EngineName::Whisper, EngineName::OpenAi].into_iter().find(|engine| here(*engine));
         let others = others.map(|engine| format!("*={}", engine.label()));
@@ -239,6 +244,6 @@ impl HearingSettings {
                 EngineName::Moonshine => {}
             }
         }
-        Self { gladia, languages, second_pass, whisper }
+        Self { gladia, languages, second_pass, whisper, openai }
     }
 }
