@@ -62,7 +62,12 @@ async fn the_words_are_the_same_in_every_file() {
         .await;
         assert_eq!(status, 200, "{arguments}: {heard}");
         is_said(arguments, &recording.text, &heard["text"]);
-        assert_eq!(heard["usage"], json!({"type": "duration", "seconds": 11}), "{arguments}");
+        // Eleven, and what MP3 puts before and behind.
+        let used = &heard["usage"];
+        assert!(
+            used["type"] == "duration" && [11, 12].map(Some).contains(&used["seconds"].as_u64()),
+            "{used}"
+        );
     }
 }
 
