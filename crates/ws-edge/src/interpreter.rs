@@ -32,7 +32,7 @@ use crate::{
     recording,
     socket::{Received, Socket, Unsent},
     source::Command,
-    speaking::{Owner, Speaking, Told, Wish},
+    speaking::{self, Owner, Speaking, Told, Wish},
 };
 
 use protocol::{Init, Message};
@@ -397,7 +397,8 @@ impl Interpreter {
                 Some(caption) => self.caption(caption).await,
                 None => GO_ON,
             },
-            Told::Acknowledged(_) | Told::Lost(_) => GO_ON,
+            Told::Acknowledged(_) => GO_ON,
+            Told::Lost(lost) => self.send(protocol::error(&self.init, "gap", &speaking::lost(lost))).await,
             Told::Unserved(message) => self.send(protocol::error(&self.init, "unserved", &message)).await,
             Told::Ended(_) if self.pulse.leaving == Leaving::No => GO_ON,
             Told::Ended(_) => end(Close::GoingAway),

@@ -29,7 +29,7 @@ use crate::{
     pulse::{Beat, Leaving, Pulse, Rhythm},
     socket::{Received, Socket, Unsent},
     source::Command,
-    speaking::{Owner, Speaking, Told, Wish},
+    speaking::{self, Owner, Speaking, Told, Wish},
     update::Update,
 };
 
@@ -385,8 +385,8 @@ impl Listener {
         match told {
             Told::Caption(update) => self.caption(&update).await,
             Told::Acknowledged(position) => self.acknowledged(position).await,
-            Told::Lost(_) => GO_ON,
-            Told::Unserved(message) => self.send(results::warning(&message)).await,
+            Told::Lost(lost) => self.send(results::warning("AUDIO_LOST", &speaking::lost(lost))).await,
+            Told::Unserved(message) => self.send(results::warning("LANGUAGE", &message)).await,
             Told::Ended(length) => self.farewell(length).await,
             Told::TooSlow => Flow::Break(End::Close(Close::SlowFollower, None)),
             Told::Failed { fault: FaultKind::BadData, message, .. } => {

@@ -66,6 +66,11 @@ pub(crate) enum Told {
     TooSlow,
 }
 
+/// What a client is told of sound that was given up.
+pub(crate) fn lost(span: Samples) -> String {
+    format!("{span} of audio was lost: transcription is overloaded or away")
+}
+
 /// One client's speech.
 pub(crate) struct Speaking {
     edge: Arc<Edge>,

@@ -149,7 +149,7 @@ pub(super) fn metadata(
         "duration": seconds(length),
         "channels": 1,
         "models": [uuid],
-        "model_info": { uuid: info },
+        "model_info": { (uuid.clone()): info },
     }))
 }
 
@@ -158,6 +158,6 @@ pub(super) fn error(code: &str, description: &str) -> Utf8Bytes {
     encode(&json!({ "type": "Error", "code": code, "description": description, "message": description }))
 }
 
-pub(super) fn warning(description: &str) -> Utf8Bytes {
-    encode(&json!({ "type": "Warning", "code": "LANGUAGE", "description": description }))
+pub(super) fn warning(code: &str, description: &str) -> Utf8Bytes {
+    encode(&json!({ "type": "Warning", "code": code, "description": description }))
 }

@@ -116,13 +116,13 @@ mod tests {
     fn words_lie_where_their_letters_do() {
         let manner = Manner { punctuated: true, is_multi: true };
         let words =
-            spread("It's — \"Well, done!\"", 14, Samples(16_000), Samples(16_000 * 20), Some("en"), manner);
+            spread("It's — \"Well, done!\"", 14, Samples(16_000), Samples(16_000 * 21), Some("en"), manner);
         let told: Vec<_> = words
             .iter()
             .map(|word| (word.word.as_str(), word.punctuated_word.as_deref().unwrap(), word.confidence))
             .collect();
         assert_eq!(told, [("it's", "It's", 1.0), ("well", "\"Well,", 1.0), ("done", "done!\"", 0.5)]);
-        assert_eq!((words[0].start, words[0].end, words[2].end), (1.0, 5.0, 20.0));
+        assert_eq!((words[0].start, words[0].end, words[2].end), (1.0, 5.0, 21.0));
         assert!(words.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert_eq!(words[1].language.as_deref(), Some("en"));
         assert_eq!(joined(&words), "it's well done");
