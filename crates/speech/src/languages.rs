@@ -29,7 +29,7 @@ const NAMES: [&str; 99] = [
 pub(crate) fn language_named(name: &str) -> Option<&'static str> {
     let name = name.trim().to_ascii_lowercase();
     let code = WHISPER_LANGUAGES.iter().zip(NAMES).find(|(code, known)| *known == name || **code == name)?.0;
-    Some(if *code == "jw" { "jv" } else { code })
+    Some(if *code == "jw" { "jv" } else { *code })
 }
 
 #[cfg(test)]

@@ -55,9 +55,9 @@ pub(super) fn is_loop(text: &str) -> bool {
     }
     let words: Vec<&str> = text.split_whitespace().collect();
     let repeats = (1..=words.len() / REPEATS_MAX).any(|run| {
-        let tail = words.rchunks(run).take(REPEATS_MAX);
+        let mut tail = words.rchunks(run).take(REPEATS_MAX);
         let last = words.rchunks(run).next();
-        tail.clone().count() == REPEATS_MAX && tail.into_iter().all(|said| Some(said) == last)
+        tail.clone().count() == REPEATS_MAX && tail.all(|said| Some(said) == last)
     });
     repeats || compression(text) > COMPRESSION_MAX
 }
