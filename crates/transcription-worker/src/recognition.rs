@@ -9,7 +9,7 @@ use rpc::{
     wire::{self, RecognizeIn, RecognizeRequest, RecognizeResponse},
 };
 use speech::{ListenerSettings, Spoken};
-use tokio::sync::mpsc::Sender;
+use tokio::{sync::mpsc::Sender, time::interval};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -20,6 +20,9 @@ const AHEAD_MAX: Samples = Samples::from_millis(60_000);
 
 /// Silence that ends a segment, unless the caller says.
 const ENDPOINTING: Duration = Duration::from_millis(500);
+
+/// How often a caller is told that we live, whatever is heard.
+const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How a recording is listened to.
 pub(crate) fn settings(wanted: &Wanted) -> ListenerSettings {
@@ -57,6 +60,7 @@ async fn serve(
     outgoing: &Sender<Result<RecognizeResponse, Status>>,
 ) -> Result<(), Status> {
     let mut complete = false;
+    let mut sign = interval(SIGN_INTERVAL);
     while !(complete && hearing.idle()) {
         let ahead = hearing.heard().ok_or_else(died)? - hearing.settled().ok_or_else(died)?;
         tokio::select! {
@@ -72,6 +76,8 @@ async fn serve(
                 Heard::Settled | Heard::FellBack(_) | Heard::Translated(..) => {}
                 Heard::Defect => return Err(died()),
             },
+            // Somebody may be silent for an hour in it.
+            _ = sign.tick() => drop(outgoing.try_send(Ok(RecognizeResponse { message: None }))),
             message = incoming.message(), if !complete && ahead < AHEAD_MAX => match message?.map(|m| m.message) {
                 None => {
                     complete = true;

@@ -226,7 +226,7 @@ impl EdgeSettings {
             let other = "expected another port than PORT, METRICS_PORT, CHAT_PORT and SESSION_PORT";
             reader.problem("TRANSLATE_PORT", other);
         }
-        let translate_tokens = translate_tokens(&mut reader, translate_port != 0);
+        let translate_tokens = translate_tokens(&mut reader);
         let file_bytes_max: NonZeroU32 = reader.or(
             "FASTER_WHISPER_MAX_FILE_SIZE",
             NonZeroU32::MIN.saturating_add(26_214_399),
@@ -348,21 +348,11 @@ fn access_hook(reader: &mut Reader) -> Option<AccessHook> {
     Some(hook?.with(key))
 }
 
-/// What clients of system D show, unless they need not.
-fn translate_tokens(reader: &mut Reader, has_door: bool) -> Option<Vec<Secret>> {
+/// What clients of system D show beside keys and tokens of sessions; `None` when they need show nothing.
+fn translate_tokens(reader: &mut Reader) -> Option<Vec<Secret>> {
     let is_dev = reader.flag("PARLEY_DEV");
     let tokens = reader.secrets("FASTER_WHISPER_API_TOKEN");
-    if !reader.flag_or("FASTER_WHISPER_REQUIRE_AUTH", !is_dev) {
-        return None;
-    }
-    if has_door && tokens.is_empty() {
-        reader.problem(
-            "FASTER_WHISPER_API_TOKEN",
-            "missing; expected a token for clients of TRANSLATE_PORT, or FASTER_WHISPER_REQUIRE_AUTH=false to let \
-             anybody in there, or TRANSLATE_PORT=0 to close it",
-        );
-    }
-    Some(tokens)
+    reader.flag_or("FASTER_WHISPER_REQUIRE_AUTH", !is_dev).then_some(tokens)
 }
 
 fn livekit_plan(reader: &mut Reader, port: u16) -> Option<LiveKitPlan> {
@@ -468,15 +458,10 @@ mod tests {
         let read = |pairs: &[(&'static str, &'static str)]| {
             EdgeSettings::read(settings::of(required.iter().chain(pairs).copied()))
         };
-        let problems = read(&[]).unwrap_err();
-        assert!(
-            matches!(problems.lines(), [line] if line.starts_with("FASTER_WHISPER_API_TOKEN: missing")),
-            "{problems}"
-        );
-        assert!(read(&[("PARLEY_DEV", "true"), ("FASTER_WHISPER_REQUIRE_AUTH", "true")]).is_err());
         let asks = |pairs| read(pairs).unwrap().translate_tokens.map(|tokens| tokens.len());
         assert_eq!(asks(&[("FASTER_WHISPER_API_TOKEN", "a,b")]), Some(2));
-        assert_eq!(asks(&[("TRANSLATE_PORT", "0")]), Some(0), "keys and tokens of sessions remain");
+        assert_eq!(asks(&[]), Some(0), "keys and tokens of sessions remain");
+        assert_eq!(asks(&[("PARLEY_DEV", "true"), ("FASTER_WHISPER_REQUIRE_AUTH", "true")]), Some(0));
         assert_eq!(asks(&[("PARLEY_DEV", "true")]), None);
         assert_eq!(
             asks(&[("FASTER_WHISPER_REQUIRE_AUTH", "false"), ("FASTER_WHISPER_API_TOKEN", "a")]),
@@ -538,7 +523,6 @@ mod tests {
             "TRANSCRIPTION_COST_PER_MINUTE",
             "TRANSCRIPTION_JWT_SECRET",
             "DATABASE_URL",
-            "FASTER_WHISPER_API_TOKEN",
         ] {
             assert!(problems.contains(&format!("\n  {name}: ")), "{name} in {problems}");
         }
