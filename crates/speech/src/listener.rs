@@ -629,7 +629,10 @@ fn placed(hypothesis: Hypothesis, utterance: &Utterance) -> Vec<Word> {
     let (first, last) = (utterance.sound.start, utterance.sound.end());
     let mut from = first;
     let place = |(text, (start, end)): (String, (usize, usize))| {
-        let start = (first + Samples::of(start)).clamp(from, last);
+        // Recognizers give the pause before a word to the word.
+        let frames = utterance.sound.frames().get(start / FRAME..end / FRAME).unwrap_or_default();
+        let pause = frames.iter().position(Frame::voiced).unwrap_or(0) * FRAME;
+        let start = (first + Samples::of(start + pause)).clamp(from, last);
         let end = (first + Samples::of(end)).clamp(start, last);
         from = end;
         Word { text, start, end }

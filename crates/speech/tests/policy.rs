@@ -267,11 +267,11 @@ fn found(text: &str, language: &str, probability: f32) -> Hypothesis {
 }
 
 fn languages(spoken: &[Spoken]) -> Vec<Option<&str>> {
-    let language = |spoken| match spoken {
-        &Spoken::Final { ref language, .. } => Some(language.as_deref()),
+    let finals = spoken.iter().filter_map(|spoken| match spoken {
+        Spoken::Final { language, .. } => Some(language.as_deref()),
         _ => None,
-    };
-    spoken.iter().filter_map(language).collect()
+    });
+    finals.collect()
 }
 
 #[test]
@@ -396,10 +396,12 @@ fn a_recognizer_that_tells_where_words_lie_is_believed() {
         Ok(Hypothesis { spans, ..hypothesis("so it goes") })
     });
     let [Spoken::Final { words, end, .. }] = &spoken[..] else { panic!("{spoken:?}") };
-    let first = words[0].start - Samples(1_600);
-    let places: Vec<(Samples, Samples)> =
-        words.iter().map(|word| (word.start - first, word.end - first)).collect();
-    assert_eq!(places[..2], [(Samples(1_600), Samples(4_800)), (Samples(4_800), Samples(9_600))]);
-    assert_eq!(places[2].0, Samples(9_600), "words do not overlap");
+    let heard_from = words[0].end - Samples(4_800);
+    for (word, (start, end)) in words.iter().zip([(1_600, 4_800), (4_800, 9_600)]) {
+        assert_eq!(word.end, heard_from + Samples(end));
+        // Without the pause before it.
+        assert!(word.start >= heard_from + Samples(start) && word.start <= word.end, "{word:?}");
+    }
+    assert!(words[2].start >= words[1].end, "words do not overlap");
     assert!(words[2].end <= *end + Samples(16_000));
 }

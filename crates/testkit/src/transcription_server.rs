@@ -1,5 +1,7 @@
 //! A server with OpenAI's `/v1/audio/transcriptions` and `/v1/audio/translations`, with faults.
 
+#![expect(clippy::indexing_slicing, reason = "JSON that lacks what is looked for is null")]
+
 use std::{
     collections::VecDeque,
     net::SocketAddr,

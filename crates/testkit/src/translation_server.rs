@@ -2,6 +2,8 @@
 //!
 //! `hello` in Arabic is `[ar] hello`.
 
+#![expect(clippy::indexing_slicing, reason = "JSON that lacks what is looked for is null")]
+
 use std::{
     convert::Infallible,
     net::SocketAddr,

@@ -88,11 +88,12 @@ impl Engines {
         let settings = ListenerSettings { language, ..settings.clone() };
         let (Some(gladia), EngineName::Gladia) = (&self.gladia, engine) else {
             let embedded = Embedded { to_english, ..self.embedded(&settings, engine) };
-            return Ok((Hearing::Embedded(embedded), None));
+            return Ok((Hearing::Embedded(Box::new(embedded)), None));
         };
         if let Some(trouble) = self.refusal() {
             let embedded = self.embedded(&settings, self.instead_of_gladia(settings.language.as_deref()));
-            return Ok((Hearing::Embedded(Embedded { to_english, ..embedded }), Some(fallback(trouble))));
+            let embedded = Embedded { to_english, ..embedded };
+            return Ok((Hearing::Embedded(Box::new(embedded)), Some(fallback(trouble))));
         }
         let session = GladiaSession::open(gladia, &settings, settings.language.as_deref());
         let engines = self.clone();
@@ -119,11 +120,6 @@ impl Engines {
             (_, engine) => engine,
         };
         Ok(self.embedded(&ListenerSettings { language, ..settings.clone() }, engine))
-    }
-
-    /// Whether an engine of this worker finds out which language is spoken.
-    pub(crate) fn detect(&self) -> bool {
-        self.translator().is_some()
     }
 
     /// What translates speech to English.
@@ -260,7 +256,7 @@ pub(crate) struct Defect;
 
 /// What hears one stream.
 pub(crate) enum Hearing {
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     Gladia(Box<Remote>),
     /// Gladia has failed, and the embedded engine is hearing what it has left.
     FallingBack(Box<FallingBack>),
@@ -308,7 +304,7 @@ impl Remote {
         let settings = ListenerSettings { first: settled, next_number: left.next_number, ..settings };
         let engine = engines.instead_of_gladia(settings.language.as_deref());
         let embedded = Embedded { to_english, ..engines.embedded(&settings, engine) };
-        let mut hearing = Hearing::Embedded(embedded);
+        let mut hearing = Hearing::Embedded(Box::new(embedded));
         let work = Box::pin(async move {
             for (start, sound) in left.sound {
                 hearing.skip_to(start);
@@ -454,8 +450,8 @@ impl Hearing {
         match self {
             Self::Gladia(remote) => remote.session.awaits_final(),
             Self::FallingBack(_) => true,
-            Self::Embedded(Embedded { listener, .. }) => {
-                listener.as_ref().is_some_and(|listener| listener.awaits_final())
+            Self::Embedded(embedded) => {
+                embedded.listener.as_ref().is_some_and(|listener| listener.awaits_final())
             }
         }
     }

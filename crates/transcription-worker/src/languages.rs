@@ -27,8 +27,6 @@ pub(crate) enum Unserved {
     Language { language: String, served: String },
     #[error("no engine here translates speech to English")]
     Translation,
-    #[error("no engine here tells languages apart")]
-    Detection,
 }
 
 impl Languages {

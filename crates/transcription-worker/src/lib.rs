@@ -110,10 +110,9 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
     let partials = Partials::start(&bus, life);
     let translations = Translations::new(&settings.translating)?;
-    let teller = Teller { storage: storage.clone(), bell: bell.clone(), clock: clock.clone() };
-    Translating::start(&translations, teller, life);
-    let service =
-        Service::new(settings, storage.clone(), bell, partials, engines, translations, life.clone(), clock);
+    let teller = Teller { storage: storage.clone(), bell, clock };
+    Translating::start(&translations, teller.clone(), life);
+    let service = Service::new(settings, teller, partials, engines, translations, life.clone());
 
     let (probed_storage, probed_bus) = (storage, bus);
     let readiness = Readiness::new(life.draining().clone())

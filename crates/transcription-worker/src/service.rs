@@ -36,7 +36,7 @@ use crate::{
     recognition,
     speakers::Speakers,
     stream::{Means, StreamTask},
-    translating::{Targets, Translations},
+    translating::{Targets, Teller, Translations},
 };
 
 /// How long a caller may take to send `open`.
@@ -78,13 +78,11 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(
         settings: &WorkerSettings,
-        storage: Storage,
-        bell: Bell,
+        Teller { storage, bell, clock }: Teller,
         partials: Partials,
         engines: Engines,
         translations: Translations,
         life: Lifecycle,
-        clock: Clock,
     ) -> Self {
         Self {
             internal_tokens: settings.internal_tokens.clone(),
@@ -209,9 +207,6 @@ impl wire::Transcription for Service {
         let wanted = rpc::recognition::Wanted::from_begin(begin)?;
         let settings = recognition::settings(&wanted);
         let hearing = self.engines.hear_recording(&settings, wanted.language.as_deref()).map_err(unserved)?;
-        if wanted.task == rpc::recognition::Task::Detect && !self.engines.detect() {
-            return Err(unserved(Unserved::Detection));
-        }
         if self.life.draining().is_cancelled() {
             return Err(Status::unavailable("draining"));
         }

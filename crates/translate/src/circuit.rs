@@ -124,7 +124,7 @@ mod tests {
             fail(&circuit, now);
         }
         let now = now + LEFT_ALONE.1;
-        drop(circuit.pass(now, LIMIT).ok().unwrap());
+        let _given_up = circuit.pass(now, LIMIT).ok().unwrap();
         assert!(circuit.pass(now, LIMIT).is_err());
         assert!(circuit.pass(now + LIMIT, LIMIT).is_ok());
     }

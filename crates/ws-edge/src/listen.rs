@@ -224,6 +224,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, socket: Socket, permit: Permit) {
         close_by: None,
         open: None,
         last_word_end: None,
+        acknowledged_to: Samples(0),
         told_to: Samples(0),
         bad: 0,
     });
@@ -262,6 +263,8 @@ struct Listener {
     open: Option<UtteranceId>,
     /// Where the last word ended that no gap was told after.
     last_word_end: Option<Samples>,
+    /// Nothing more will be said of what lies before.
+    acknowledged_to: Samples,
     /// Where what was told last ends.
     told_to: Samples,
     bad: u32,
@@ -428,11 +431,14 @@ impl Listener {
             texts.extend(results::results(self.request, &self.params, caption, from_finalize));
         }
         self.edge.tally.delivered(texts.len() as u64);
-        self.send_all(texts).await
+        self.send_all(texts).await?;
+        // Of sound that came faster than it was spoken, that was known before its words were.
+        self.acknowledged(self.acknowledged_to).await
     }
 
     /// Nothing more will be said of what lies before a position: perhaps that is the gap after a word.
     async fn acknowledged(&mut self, position: Samples) -> Flow {
+        self.acknowledged_to = position;
         let Some((gap, end)) = self.params.utterance_end.zip(self.last_word_end) else { return GO_ON };
         let gap = Samples::from_millis(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
         if position < end + gap {

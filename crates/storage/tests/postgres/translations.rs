@@ -190,7 +190,7 @@ async fn many_workers_make_no_translation_twice_and_leave_no_hole() {
         }
     };
     let workers = [database.storage(), database.storage(), database.storage()];
-    let [a, b, c] = workers.map(|storage| worker(storage));
+    let [a, b, c] = workers.map(worker);
     let (a, b, c) = tokio::join!(a, b, c);
     assert_eq!(a + b + c, 60);
     let all = storage.entries_since(&slug("demo"), Sequence(0), 1000).await.unwrap();

@@ -31,10 +31,12 @@ pub(super) async fn place(edge: &Edge) -> Result<Place, Problem> {
     }
 }
 
+type Sending = Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>>;
+
 /// A recording that is being heard. Dropping it ends the work.
 pub(super) struct Hearing {
     /// Decodes the sound and sends it; `None` once all is sent.
-    sending: Option<Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>>>,
+    sending: Option<Sending>,
     recognition: Recognition,
     _place: Place,
 }
