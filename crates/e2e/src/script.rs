@@ -1,4 +1,4 @@
-use std::{path::Path, process::Stdio};
+use std::{fs::File, path::Path, process::Stdio};
 
 use serde_json::Value;
 use testkit::{PATIENCE, node_script, python_script};
@@ -39,6 +39,7 @@ impl Script {
             .arg(argument.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(stderr_of_its_own())
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{language} is needed (`make test` installs it): {error}"));
@@ -87,4 +88,10 @@ impl Script {
         self.told.push(line.clone());
         Some(line)
     }
+}
+
+/// Our standard error, opened once more. Node makes what it inherits non-blocking for everybody who shares it, and then the
+/// tests' own output breaks off where the pipe is full.
+fn stderr_of_its_own() -> Stdio {
+    File::options().append(true).open("/dev/stderr").map_or_else(|_| Stdio::null(), Stdio::from)
 }

@@ -78,6 +78,7 @@ async fn messages_that_make_no_sense_are_answered() {
         let room = stack.room();
         nonsense_in_text(&room).await;
         wrong_order(&room).await;
+        language_that_nobody_serves(&room).await;
         broken_frames(&room, stack.nginx.http_port).await;
     })
     .await;
@@ -91,7 +92,7 @@ async fn nonsense_in_text(room: &Room) {
         (r#"{"type":7}"#, "type"),
         (r#"{"type":"init","sampleRate":"fast"}"#, "sampleRate"),
         (r#"{"type":"init","encoding":["wav"]}"#, "encoding"),
-        (r#"{"type":"init","language":"tlh"}"#, "language"),
+        (r#"{"type":"init","language":"<script>"}"#, "language"),
         (r#"{"type":"init","resume":[]}"#, "resume"),
         (r#"{"type":"follow","since":-1}"#, "since"),
         (r#"{"type":"refresh"}"#, "token"),
@@ -112,6 +113,16 @@ async fn nonsense_in_text(room: &Room) {
         eve.say_text("nonsense").await;
     }
     assert_eq!(end_of(eve).await, (json!("caller"), 1008));
+}
+
+async fn language_that_nobody_serves(room: &Room) {
+    let mut eve = room.join("eve4").await;
+    eve.say(json!({"type": "init", "language": "tlh"})).await;
+    eve.expect("initialized").await;
+    eve.pour(&sound::pcm(&sound::silence(1)), 3_200).await;
+    let (error, code) = eve.ended().await;
+    let message = error.expect("an error that says why")["message"].clone();
+    assert_eq!((message, code), (json!("language tlh is not served; choose one of: auto, en"), 1008));
 }
 
 async fn wrong_order(room: &Room) {

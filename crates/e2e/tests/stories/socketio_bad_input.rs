@@ -160,7 +160,8 @@ async fn a_message_of_a_megabyte_is_taken_and_one_byte_more_is_not() {
         assert!(answer.contains("\"ok\":false"), "it is no event that we know: {answer}");
         raw.say(&message(MESSAGE_BYTES_MAX + 1)).await;
         let code = until(&mut raw, "never said").await.expect_err("an end");
-        assert!([1009, 1006].contains(&code), "{code}");
+        // A close frame with or without a code, or none before the connection is gone.
+        assert!([1005, 1006, 1009].contains(&code), "{code}");
 
         // The same by polling: the body of a request.
         let client = Client::new();
