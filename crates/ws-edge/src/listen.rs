@@ -285,13 +285,17 @@ impl Listener {
             let flow = tokio::select! {
                 received = socket.receive(), if reads => self.hear(received).await,
                 told = speaking.next() => self.told(told).await,
-                () = pulse.wait(next_at) => self.time().await,
+                () = pulse.wait(next_at) => self.time(!reads).await,
                 () = edge.life.draining().cancelled(), if leaving == Leaving::No => {
                     self.pulse.leaving = Leaving::Draining;
                     self.finish().await
                 }
                 () = edge.life.stopping().cancelled() => return End::Close(Close::GoingAway, None),
             };
+            // What came meanwhile waits to be read.
+            if !reads {
+                self.alive_at = Instant::now();
+            }
             if let Flow::Break(end) = flow {
                 return end;
             }
@@ -448,7 +452,8 @@ impl Listener {
         self.send(results::utterance_end(end)).await
     }
 
-    async fn time(&mut self) -> Flow {
+    /// Something is due. A client that is not read is excused from saying anything.
+    async fn time(&mut self, excused: bool) -> Flow {
         let now = Instant::now();
         if self.pulse.has_expired(&self.edge.clock) {
             return end_with(Close::Expired, results::error("EXPIRED", "the token has expired"));
@@ -461,7 +466,6 @@ impl Listener {
             let nothing = results::nothing(self.request, &self.params, self.told_to);
             self.send(nothing).await?;
         }
-        let excused = self.speaking.is_blocked();
         if excused {
             self.alive_at = now;
         } else if self.close_by.is_none() && self.alive_at + SILENCE_LIMIT <= now {
