@@ -509,7 +509,7 @@ async fn nonsense_and_floods_are_answered_and_then_ended() {
     assert_eq!(end, Came::Out, "it is not to come back by itself");
 
     let mut flood = user(stage, edge, "flood").await;
-    for _ in 0..1_500 {
+    for _ in 0..10_000 {
         flood.emit("typing", json!(true)).await;
     }
     let (events, end) = flood.ended().await;
@@ -568,7 +568,12 @@ async fn a_token_ends_the_namespace_unless_it_is_refreshed() {
 
 #[tokio::test]
 async fn whoever_does_not_read_loses_its_connection_and_nobody_else_does() {
-    let chat = ChatStage::with(&[("FOLLOWER_QUEUE", "4"), ("WRITE_LIMIT_MS", "200")]).await;
+    let chat = ChatStage::with(&[
+        ("FOLLOWER_QUEUE", "4"),
+        ("WRITE_LIMIT_MS", "200"),
+        ("WS_MESSAGES_PER_SECOND", "1000"),
+    ])
+    .await;
     let (stage, edge) = (&chat.stage, &chat.stage.running);
     let mut ada = user(stage, edge, "ada").await;
     // It enters and never reads again.
@@ -583,6 +588,7 @@ async fn whoever_does_not_read_loses_its_connection_and_nobody_else_does() {
         loop {
             match ada.event().await {
                 (name, _) if name == "message" => break,
+                (name, args) if name == "error" => panic!("{args:?}"),
                 (name, args) => gone |= name == "userLeft" && args[0] == "deaf",
             }
         }

@@ -9,7 +9,10 @@ use model::Topic;
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{PATIENCE, eventually};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::{Message, client::IntoClientRequest as _};
 
@@ -19,6 +22,9 @@ use crate::{
 };
 
 const PATH: &str = "/socket.io/";
+
+/// What the kernel keeps for a client that does not read: little, or some machines keep 32 MB.
+const RECEIVE_BYTES: u32 = 64 * 1024;
 
 /// A connection over a WebSocket, packet by packet.
 pub struct Packets {
@@ -55,7 +61,9 @@ impl Packets {
 
     async fn upgrade_at(address: SocketAddr, query: &str) -> Self {
         let request = format!("ws://{address}{PATH}?{query}").into_client_request().unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = TcpSocket::new_v4().unwrap();
+        stream.set_recv_buffer_size(RECEIVE_BYTES).unwrap();
+        let stream = stream.connect(address).await.unwrap();
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("101");
         Self { socket, opened: Value::Null }
     }
