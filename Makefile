@@ -59,10 +59,13 @@ model-whisper: setup ## Fetch and verify Whisper base, for languages other than 
 # The first build of this engine compiles CTranslate2; cargo keeps it.
 test-whisper: setup-test model model-whisper tools ## Build the whisper engine and test it, alone and in the whole system (PARLEY_SPEECH_DIR: recordings of other languages)
 	@echo 'make test-whisper: the first time compiles CTranslate2, 240 files of C++ (15 minutes on two cores)'
-	@$(DEV)/parley-up --stores cargo test --locked -p speech -p e2e --features speech/whisper,e2e/whisper --lib --test whisper -- --nocapture
+	@# The whole workspace, so that what `make test` has compiled is used.
+	@$(DEV)/parley-up --stores cargo test --locked --workspace --features speech/whisper,e2e/whisper --lib --test whisper -- --nocapture
 
 build: setup ## Build the services and the command line in release
-	@$(if $(WHISPER),echo 'build: with Whisper; the first time CTranslate2 is compiled, about 240 files of C++ (15 minutes on two cores)',:)
+ifneq ($(WHISPER),)
+	@echo 'build: with Whisper; the first time compiles CTranslate2, 240 files of C++ (15 minutes on two cores)'
+endif
 	cargo build --release --locked $(FEATURES) $$($(DEV)/parley-up --packages | sed 's/[^ ][^ ]*/-p &/g')
 
 check: setup ## Check format and lints, as CI does

@@ -190,6 +190,27 @@ async fn every_road_hears_what_the_model_hears() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_in_other_languages_comes_in_english() {
+    let (_stack, door) = stack().await;
+    for clip in clips().iter().filter(|clip| clip.language != "en") {
+        let wav = sound::wav(&clip.samples().await);
+        let parts: [(&str, Option<&str>, &[u8]); 3] = [
+            ("audio", Some("audio/wav"), &wav),
+            ("sourceLanguage", None, clip.language.as_bytes()),
+            ("targetLanguage", None, b"en"),
+        ];
+        let (content_type, body) = form(&parts);
+        let request = reqwest::Client::new().post(format!("{door}/api/translate"));
+        let answer = request.header("content-type", content_type).body(body).send().await.expect("an answer");
+        let answer: Value = answer.json().await.expect("JSON");
+        let (text, translation) = (answer["text"].as_str().unwrap(), answer["translation"].as_str());
+        let translation = translation.unwrap_or_else(|| panic!("{}: {answer}", clip.name));
+        assert!(!translation.is_empty() && translation != text, "{}: {answer}", clip.name);
+        assert!(translation.is_ascii() || clip.language != "ru", "{}: {translation}", clip.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_says_nothing_in_any_language() {
     let (stack, door) = stack().await;
     let seconds = soak_minutes().unwrap_or(1) * 60;

@@ -260,6 +260,7 @@ async fn every_room_has_its_own_people_and_its_own_past() {
     assert_eq!((name.as_str(), names(&users[0]), &users[1]), ("roomUsers", vec!["ADA"], &team));
     for number in 0..3 {
         ada.done("sendMessage", json!({"content": number.to_string(), "roomId": "team"})).await;
+        assert_eq!(ada.said("message").await["content"], number.to_string());
     }
     // Not in the room: not told.
     bob.quiet().await;
