@@ -70,8 +70,7 @@ check: setup ## Check format and lints, as CI does
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 check-deploy: setup-test ## Check manifests, dashboards and alerts, as the tests do
-	@$(DEV)/check-manifests
-	@$(DEV)/check-metrics
+	@for check in $(DEV)/check-*; do $$check || exit 1; done
 
 fmt: ## Format the code
 	cargo fmt --all
