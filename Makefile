@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ endif
 check: setup ## Check format and lints, as CI does
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+check-deploy: setup-test ## Check manifests, dashboards and alerts, as the tests do
+	@for check in $(DEV)/check-*; do $$check || exit 1; done
 
 fmt: ## Format the code
 	cargo fmt --all
