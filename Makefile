@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce env up down
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce env up down
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,17 +57,23 @@ model-whisper: setup ## Fetch and verify Whisper base, for languages other than 
 	@$(DEV)/fetch-model whisper
 
 # The first build of this engine compiles CTranslate2; cargo keeps it.
-test-whisper: setup model model-whisper ## Build the whisper engine and test it (PARLEY_SPEECH_DIR: recordings of other languages)
-	@echo 'make test-whisper: the first time compiles CTranslate2, 240 files of C++ (10 minutes on two cores)'
-	cargo test --locked -p speech --features whisper --lib --test whisper -- --nocapture
+test-whisper: setup-test model model-whisper tools ## Build the whisper engine and test it, alone and in the whole system (PARLEY_SPEECH_DIR: recordings of other languages)
+	@echo 'make test-whisper: the first time compiles CTranslate2, 240 files of C++ (15 minutes on two cores)'
+	@# The whole workspace, so that what `make test` has compiled is used.
+	@$(DEV)/parley-up --stores cargo test --locked --workspace --features speech/whisper,e2e/whisper --lib --test whisper -- --nocapture
 
 build: setup ## Build the services and the command line in release
-	@$(if $(WHISPER),echo 'build: with Whisper; the first time CTranslate2 is compiled, about 240 files of C++ (15 minutes on two cores)',:)
+ifneq ($(WHISPER),)
+	@echo 'build: with Whisper; the first time compiles CTranslate2, 240 files of C++ (15 minutes on two cores)'
+endif
 	cargo build --release --locked $(FEATURES) $$($(DEV)/parley-up --packages | sed 's/[^ ][^ ]*/-p &/g')
 
 check: setup ## Check format and lints, as CI does
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+check-deploy: setup-test ## Check compose, manifests, dashboards and alerts, as the tests do
+	@for check in $(DEV)/check-*; do $$check || exit 1; done
 
 fmt: ## Format the code
 	cargo fmt --all

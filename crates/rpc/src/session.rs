@@ -3,7 +3,7 @@
 use model::{Identity, InvalidId, SessionSlug, Speaker};
 use tonic::Status;
 
-use crate::WireError;
+use crate::{WireError, wire};
 
 #[expect(
     missing_docs,
@@ -50,6 +50,15 @@ pub fn session_id(text: &str) -> Result<&str, Status> {
 /// INVALID_ARGUMENT when it is none.
 pub fn session_slug(text: &str) -> Result<SessionSlug, Status> {
     text.parse().map_err(|error| wrong(&error))
+}
+
+/// What is spoken in a session, BCP 47 or `auto`; `None` when that is not said.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is no language tag.
+pub fn language(tag: String) -> Result<Option<String>, Status> {
+    wire::check_language(&tag)?;
+    Ok(Some(tag).filter(|tag| !tag.is_empty()))
 }
 
 /// Who speaks; `None` for nobody.

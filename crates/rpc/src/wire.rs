@@ -157,7 +157,8 @@ impl Source {
         }
         check_language(&open.language)?;
         check_endpointing(open.endpointing_ms)?;
-        let are_languages = open.translate_to.iter().all(|tag| (1..=LANGUAGE_BYTES_MAX).contains(&tag.len()));
+        let are_languages =
+            open.translate_to.iter().all(|tag| !tag.is_empty() && check_language(tag).is_ok());
         if open.translate_to.len() > TRANSLATIONS_MAX || !are_languages {
             let expected = format!("at most {TRANSLATIONS_MAX} languages of 1 to {LANGUAGE_BYTES_MAX} bytes");
             return Err(WireError::field("translate_to", expected));
@@ -182,15 +183,14 @@ impl Source {
     }
 }
 
-/// Whether a language tag is one that may be asked for.
+/// Whether this has the shape of a language tag (RFC 5646 section 2.1), or is empty.
 ///
 /// # Errors
-/// It is longer than [`LANGUAGE_BYTES_MAX`].
+/// It is longer than [`LANGUAGE_BYTES_MAX`], or has other characters than such a tag.
 pub fn check_language(language: &str) -> Result<(), WireError> {
-    if language.len() > LANGUAGE_BYTES_MAX {
-        return Err(WireError::field("language", format!("at most {LANGUAGE_BYTES_MAX} bytes")));
-    }
-    Ok(())
+    let fits = language.len() <= LANGUAGE_BYTES_MAX
+        && language.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fits { Ok(()) } else { Err(WireError::field("language", "a language tag such as en, or auto")) }
 }
 
 pub(crate) fn check_endpointing(millis: u32) -> Result<(), WireError> {
@@ -241,6 +241,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_language_is_a_tag_or_not_said() {
+        for good in ["", "ru", "auto", "zh-Hans-CN"] {
+            assert_eq!(check_language(good), Ok(()));
+        }
+        for bad in ["ru RU", "en_US", "<b>", &"x".repeat(36)] {
+            assert!(check_language(bad).is_err(), "{bad}");
+        }
+    }
 
     fn source() -> Source {
         Source {

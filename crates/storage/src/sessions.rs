@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use model::{Identity, SessionId, SessionSlug, Timestamp, UserId};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     Storage, StorageError,
@@ -41,12 +41,14 @@ pub struct Session {
     pub last_activity_at: Timestamp,
     /// When it ended; `None` while it is not [`SessionStatus::Ended`].
     pub ended_at: Option<Timestamp>,
+    /// What is spoken in streams that do not say, BCP 47 or `auto`; `None` for what the workers are set to.
+    pub language: Option<String>,
 }
 
 macro_rules! session_columns {
     () => {
         "sessions.id, sessions.slug, sessions.external_id, sessions.status, sessions.created_at,
-         sessions.last_activity_at, sessions.ended_at"
+         sessions.last_activity_at, sessions.ended_at, sessions.language"
     };
 }
 
@@ -72,14 +74,16 @@ const USE: Statement = Statement {
 const START: Statement = Statement {
     name: "start_session",
     sql: concat!(
-        "INSERT INTO sessions (slug, external_id, status, created_at, started_at, last_activity_at)
-         VALUES ($1, $2, 'live', $3, $3, $3)
+        "INSERT INTO sessions (slug, external_id, status, created_at, started_at, last_activity_at, language)
+         VALUES ($1, $2, 'live', $3, $3, $3, $4)
          ON CONFLICT (slug) DO UPDATE SET
              external_id = excluded.external_id,
              status = 'live',
              started_at = CASE WHEN sessions.status = 'ended' THEN excluded.started_at
                                ELSE COALESCE(sessions.started_at, excluded.started_at) END,
              last_activity_at = GREATEST(sessions.last_activity_at, excluded.last_activity_at),
+             language = CASE WHEN sessions.status = 'ended' THEN excluded.language
+                             ELSE COALESCE(excluded.language, sessions.language) END,
              ended_at = NULL
          RETURNING ",
         session_columns!()
@@ -179,8 +183,9 @@ impl Storage {
         self.query_opt(&FIND, &[&slug.as_str()]).await?.as_ref().map(session).transpose()
     }
 
-    /// Marks the session as live and remembers the id by which it will be stopped. Repeating it changes nothing, and
-    /// one that had ended is started anew.
+    /// Marks the session as live, remembers the id by which it will be stopped, and the language that its streams speak
+    /// unless they say. Repeating it changes nothing, without a language it keeps the one that it had, and one that had
+    /// ended is started anew.
     ///
     /// # Errors
     /// As [`Storage::touch_session`].
@@ -188,9 +193,12 @@ impl Storage {
         &self,
         slug: &SessionSlug,
         external_id: &str,
+        language: Option<&str>,
         now: Timestamp,
     ) -> Result<Session, StorageError> {
-        one(self.query_opt(&START, &[&slug.as_str(), &text(external_id), &now.to_jiff()]).await?)
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&slug.as_str(), &text(external_id), &now.to_jiff(), &language];
+        one(self.query_opt(&START, &parameters).await?)
     }
 
     /// Ends the session that was started under this id; `None` when none was. Repeating it changes nothing.
@@ -294,5 +302,6 @@ fn session(row: &Row) -> Result<Session, StorageError> {
         created_at: timestamp(row.try_get(4)?),
         last_activity_at: timestamp(row.try_get(5)?),
         ended_at: row.try_get::<_, Option<jiff::Timestamp>>(6)?.map(timestamp),
+        language: row.try_get(7)?,
     })
 }

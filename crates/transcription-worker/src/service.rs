@@ -171,7 +171,12 @@ impl wire::Transcription for Service {
     ) -> Result<Response<Self::TranscribeStream>, Status> {
         self.authorize(&request)?;
         let mut incoming = request.into_inner();
-        let (source, first) = first_message(&mut incoming).await?;
+        let (mut source, first) = first_message(&mut incoming).await?;
+        if source.language.is_none() {
+            let session = self.storage.session(&source.session).await;
+            let session = session.map_err(|error| storage_status(&error)).inspect_err(|_| count("failed"))?;
+            source.language = session.and_then(|session| session.language);
+        }
         self.engines.serve(source.language.as_deref()).map_err(unserved)?;
         let place = self.admit(source.language.as_deref()).inspect_err(|_| count("refused"))?;
         let ownership = self.owners.own(source.stream);

@@ -5,7 +5,7 @@ mod chat;
 mod resume;
 mod voice;
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use auth::Principal;
 use fanout::{Follower, Taken};
@@ -22,6 +22,7 @@ use crate::{
         seat::{Seat, Turn},
     },
     close::Close,
+    ending::{End, Flow, end, end_with, go_on},
     feed::{self, Feed},
     limits::TooOften,
     line::Line,
@@ -29,7 +30,7 @@ use crate::{
     order::Page,
     protocol::{self, ClientMessage, Shape},
     pulse::{Beat, Leaving, Pulse, Rhythm, reconnect_after},
-    socket::{Received, Unsent},
+    socket::Received,
     source::{Command, Next},
     transcript::Transcript,
     update::Update,
@@ -69,35 +70,6 @@ pub(crate) struct Peer {
     /// What it has of that.
     pub(crate) chat_since: Option<Sequence>,
 }
-
-/// How a connection ended, for its log line.
-enum End {
-    Gone,
-    /// Closed by us, after a last message if there is one.
-    Close(Close, Option<Utf8Bytes>),
-}
-
-type Flow = ControlFlow<End>;
-
-const GO_ON: Flow = Flow::Continue(());
-
-fn end(close: Close) -> Flow {
-    Flow::Break(End::Close(close, None))
-}
-
-fn end_with(close: Close, last: Utf8Bytes) -> Flow {
-    Flow::Break(End::Close(close, Some(last)))
-}
-
-impl From<Unsent> for End {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::Gone => Self::Gone,
-            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
-        }
-    }
-}
-
 /// Serves a socket until it ends.
 ///
 /// Most connections wait most of their life, and there are many: their state is one box, and what they do seldom is
@@ -111,10 +83,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     if let (Some(command), Voice::Speaking(source) | Voice::Stopping(source)) = (blocked, voice) {
         edge.life.spawn(source.deliver(vec![command]));
     }
-    let code = match &outcome {
-        End::Gone => 0,
-        End::Close(close, _) => close.code(),
-    };
+    let code = outcome.code();
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
         Box::pin(line.close(last, close, edge.life.stopping())).await;
@@ -269,17 +238,17 @@ impl Connection {
                 if matches!(self.voice, Voice::Stopping(_)) && self.blocked.is_none() {
                     self.command(Command::Stop);
                 }
-                GO_ON
+                go_on()
             }
             Event::Time => self.time().await,
             Event::Drain => {
                 self.pulse.leaving = Leaving::Draining;
                 self.stop();
-                GO_ON
+                go_on()
             }
             Event::Farewell => {
                 self.pulse.leave_within(self.edge.settings.drain_spread);
-                GO_ON
+                go_on()
             }
             Event::Stop => self.leave(),
         }
@@ -288,7 +257,7 @@ impl Connection {
     async fn hear(&mut self, received: Received) -> Flow {
         self.pulse.heard();
         match received {
-            Received::Alive => GO_ON,
+            Received::Alive => go_on(),
             Received::Gone => Flow::Break(End::Gone),
             Received::Broken(close) => {
                 let (fault, text) = match close {
@@ -300,7 +269,7 @@ impl Connection {
                 end_with(close, protocol::error(fault, text, None))
             }
             // System A's clients never send them, but nothing is wrong with one.
-            Received::Binary(bytes) if bytes.is_empty() => GO_ON,
+            Received::Binary(bytes) if bytes.is_empty() => go_on(),
             Received::Text(_) | Received::Binary(_) => {
                 self.count_received();
                 self.hear_at_rate(received).await
@@ -327,13 +296,13 @@ impl Connection {
                     let text = "Audio chunk rejected: invalid size or rate limit exceeded";
                     return self.send(protocol::warning("rate_limited", text)).await;
                 }
-                GO_ON
+                go_on()
             }
             (Err(TooOften { retry_after }), message) => {
                 self.early = Some(Box::new((message, Instant::now() + retry_after)));
-                GO_ON
+                go_on()
             }
-            (Ok(()), Received::Alive | Received::Broken(_) | Received::Gone) => GO_ON,
+            (Ok(()), Received::Alive | Received::Broken(_) | Received::Gone) => go_on(),
         }
     }
 
@@ -380,7 +349,7 @@ impl Connection {
             ClientMessage::Unknown => self.edge.tally.refused(Refused::Unknown),
         }
         self.bad = 0;
-        GO_ON
+        go_on()
     }
 
     fn may_speak(&self) -> bool {
@@ -399,7 +368,7 @@ impl Connection {
     }
 
     async fn say_last_word(&mut self) -> Flow {
-        let Some((_, word)) = self.last_word.take() else { return GO_ON };
+        let Some((_, word)) = self.last_word.take() else { return go_on() };
         while let Some(taken) = self.follower.try_take() {
             self.tell(taken).await?;
         }
@@ -473,7 +442,7 @@ impl Connection {
     async fn deliver(&mut self, texts: Vec<Utf8Bytes>) -> Flow {
         let count = texts.len() as u64;
         if count == 0 {
-            return GO_ON;
+            return go_on();
         }
         self.delivered += count;
         self.edge.tally.delivered(count);
@@ -486,7 +455,7 @@ impl Connection {
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.line.send(texts).await {
-            Ok(()) => GO_ON,
+            Ok(()) => go_on(),
             Err(unsent) => {
                 self.edge.tally.undelivered();
                 Flow::Break(unsent.into())
@@ -507,12 +476,12 @@ impl Connection {
         }
         // Unread, its pong may wait behind audio that we do not take.
         let excused = self.blocked.is_some() || self.early.is_some();
-        let Some(beat) = self.pulse.beat(excused) else { return GO_ON };
+        let Some(beat) = self.pulse.beat(excused) else { return go_on() };
         self.edge.sessions.present(&self.peer.principal);
         match beat {
             Beat::Dead => end(Close::Heartbeat),
             Beat::Ping => match self.line.ping().await {
-                Ok(()) => GO_ON,
+                Ok(()) => go_on(),
                 Err(unsent) => Flow::Break(unsent.into()),
             },
         }

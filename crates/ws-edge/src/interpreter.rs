@@ -7,7 +7,7 @@
 
 mod protocol;
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use audio::{Encoding, Format};
 use bytes::Bytes;
@@ -25,12 +25,13 @@ use uuid::Uuid;
 use crate::{
     Edge, answers,
     close::Close,
+    ending::{End, Flow, end, end_with, go_on},
     limits::TooOften,
     metrics::Refused,
     proof::{self, Caller, NotAdmitted},
     pulse::{Beat, Leaving, Pulse, Rhythm},
     recording,
-    socket::{Received, Socket, Unsent},
+    socket::{Received, Socket},
     source::Command,
     speaking::{self, Owner, Speaking, Told, Wish},
 };
@@ -94,30 +95,6 @@ pub(crate) fn decide(edge: &Edge, headers: &HeaderMap, token: Option<&str>) -> R
     let owner = Owner { session, speaker: Speaker { identity, name: None }, user: None };
     Ok(Permit { owner, expires_at: Timestamp(i64::MAX) })
 }
-
-/// How a connection ended.
-enum End {
-    Gone,
-    Close(Close, Option<Utf8Bytes>),
-}
-
-type Flow = ControlFlow<End>;
-
-const GO_ON: Flow = Flow::Continue(());
-
-fn end(close: Close) -> Flow {
-    Flow::Break(End::Close(close, None))
-}
-
-impl From<Unsent> for End {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::Gone => Self::Gone,
-            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
-        }
-    }
-}
-
 /// Serves a client until it ends.
 pub(crate) async fn serve(edge: Arc<Edge>, socket: Socket, permit: Permit) {
     let _open = edge.tally.connection();
@@ -146,10 +123,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, socket: Socket, permit: Permit) {
     // What is being decoded for it is given up with it; what it has said is finished.
     let Interpreter { socket, speaking, .. } = *interpreter;
     drop(speaking);
-    let code = match &outcome {
-        End::Gone => 0,
-        End::Close(close, _) => close.code(),
-    };
+    let code = outcome.code();
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
         Box::pin(socket.close(last, close, edge.life.stopping())).await;
@@ -258,7 +232,7 @@ impl Interpreter {
             _ => {}
         }
         match received {
-            Received::Alive => GO_ON,
+            Received::Alive => go_on(),
             Received::Gone => Flow::Break(End::Gone),
             Received::Broken(close) => {
                 let error = match close {
@@ -284,7 +258,7 @@ impl Interpreter {
         self.bad += 1;
         let error = protocol::error(&self.init, FaultKind::Caller.label(), text);
         if self.bad > BAD_MESSAGES_MAX {
-            return Flow::Break(End::Close(Close::Policy, Some(error)));
+            return end_with(Close::Policy, error);
         }
         self.send(error).await
     }
@@ -297,11 +271,11 @@ impl Interpreter {
             Message::LanguageTest(language) => {
                 self.jobs.push_back(Job::Language(language));
                 self.begin_job();
-                GO_ON
+                go_on()
             }
             Message::Other => {
                 self.edge.tally.refused(Refused::Unknown);
-                GO_ON
+                go_on()
             }
         }
     }
@@ -330,7 +304,7 @@ impl Interpreter {
     async fn sound(&mut self, bytes: Bytes) -> Flow {
         self.init_by = None;
         if bytes.is_empty() || self.pulse.leaving != Leaving::No {
-            return GO_ON;
+            return go_on();
         }
         let goes_on = self.is_webm && self.speaking.is_open();
         match audio::guess(&bytes, goes_on) {
@@ -340,7 +314,7 @@ impl Interpreter {
                 self.bad = 0;
                 self.jobs.push_back(Job::Recording(bytes));
                 self.begin_job();
-                return GO_ON;
+                return go_on();
             }
             Some(Encoding::Webm) if !goes_on && !bytes.starts_with(EBML) => {
                 let text = "a piece of a WebM recording without its beginning: record anew";
@@ -351,7 +325,7 @@ impl Interpreter {
             _ => self.is_webm = false,
         }
         self.speak(bytes);
-        GO_ON
+        go_on()
     }
 
     fn speak(&mut self, bytes: Bytes) {
@@ -388,19 +362,19 @@ impl Interpreter {
 
     fn leave_when_done(&self) -> Flow {
         let is_done = self.job.is_none() && self.jobs.is_empty() && !self.speaking.is_open();
-        if self.pulse.leaving != Leaving::No && is_done { end(Close::GoingAway) } else { GO_ON }
+        if self.pulse.leaving != Leaving::No && is_done { end(Close::GoingAway) } else { go_on() }
     }
 
     async fn told(&mut self, told: Told) -> Flow {
         match told {
             Told::Caption(update) => match update.as_caption() {
                 Some(caption) => self.caption(caption).await,
-                None => GO_ON,
+                None => go_on(),
             },
-            Told::Acknowledged(_) => GO_ON,
+            Told::Acknowledged(_) => go_on(),
             Told::Lost(lost) => self.send(protocol::error(&self.init, "gap", &speaking::lost(lost))).await,
             Told::Unserved(message) => self.send(protocol::error(&self.init, "unserved", &message)).await,
-            Told::Ended(_) if self.pulse.leaving == Leaving::No => GO_ON,
+            Told::Ended(_) if self.pulse.leaving == Leaving::No => go_on(),
             Told::Ended(_) => end(Close::GoingAway),
             Told::TooSlow => end(Close::SlowFollower),
             Told::Failed { fault, message, retry_after } => {
@@ -446,7 +420,7 @@ impl Interpreter {
         let is_due = |at: &mut Instant| *at <= now;
         if self.pulse.has_expired(&self.edge.clock) {
             let error = protocol::error(&self.init, FaultKind::Expired.label(), "the token has expired");
-            return Flow::Break(End::Close(Close::Expired, Some(error)));
+            return end_with(Close::Expired, error);
         }
         if self.init_by.take_if(is_due).is_some() {
             return end(Close::NoInit);
@@ -464,10 +438,10 @@ impl Interpreter {
             self.send(protocol::nothing(&self.init)).await?;
         }
         match self.pulse.beat(!self.reads()) {
-            None => GO_ON,
+            None => go_on(),
             Some(Beat::Dead) => end(Close::Heartbeat),
             Some(Beat::Ping) => match self.socket.ping().await {
-                Ok(()) => GO_ON,
+                Ok(()) => go_on(),
                 Err(unsent) => Flow::Break(unsent.into()),
             },
         }
@@ -479,7 +453,7 @@ impl Interpreter {
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.socket.send(texts).await {
-            Ok(()) => GO_ON,
+            Ok(()) => go_on(),
             Err(unsent) => {
                 self.edge.tally.undelivered();
                 Flow::Break(unsent.into())

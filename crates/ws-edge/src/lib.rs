@@ -17,6 +17,7 @@ mod connection;
 mod desk;
 mod door;
 mod egress;
+mod ending;
 mod feed;
 mod gate;
 mod handshake;

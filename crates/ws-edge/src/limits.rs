@@ -36,6 +36,16 @@ const TYPING_BURST_S: u32 = 5;
 /// forgotten those that are back at their full allowance.
 const KEYS_MAX: usize = 200_000;
 
+/// Messages above its rate that a client may send before it is sent away.
+const FLOOD_MAX: u32 = 1_000;
+
+/// Of how many of them each message within the rate makes up: who keeps to ten times its rate is never sent away, however
+/// fast this machine is.
+const FLOOD_FORGIVEN: u32 = 10;
+
+/// How many of them are answered with an error, which bounds what a flood makes us say.
+const FLOOD_ANSWERED: u32 = 20;
+
 /// How often it forgets them.
 pub(crate) const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -74,6 +84,40 @@ impl Limiter {
     fn forget(&self) {
         self.rate.retain_recent();
         self.rate.shrink_to_fit();
+    }
+}
+
+/// How far a client is above the rate of its messages.
+#[derive(Debug, Default)]
+pub(crate) struct Flood {
+    dropped: u32,
+}
+
+/// What becomes of a client whose message was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Above {
+    /// It is told.
+    Told,
+    /// It was told often enough.
+    Silent,
+    /// It is sent away.
+    Ended,
+}
+
+impl Flood {
+    /// A message was within the rate.
+    pub(crate) fn within(&mut self) {
+        self.dropped = self.dropped.saturating_sub(FLOOD_FORGIVEN);
+    }
+
+    /// A message was dropped.
+    pub(crate) fn above(&mut self) -> Above {
+        self.dropped += 1;
+        match self.dropped {
+            1..=FLOOD_ANSWERED => Above::Told,
+            ..=FLOOD_MAX => Above::Silent,
+            _ => Above::Ended,
+        }
     }
 }
 
@@ -175,6 +219,24 @@ mod tests {
         let refused = limiter.allow("a").unwrap_err();
         assert!(refused.retry_after <= Duration::from_secs(1), "{refused:?}");
         assert_eq!(limiter.allow("b"), Ok(()), "others are not concerned");
+    }
+
+    #[test]
+    fn a_flood_ends_however_slowly_it_is_read() {
+        let mut flood = Flood::default();
+        let told = (0..20).map(|_| flood.above()).collect::<Vec<_>>();
+        assert_eq!(told, [Above::Told; 20]);
+        // Eleven times the rate comes to its end, ten times never does.
+        let end = (0..).find(|_| {
+            flood.within();
+            (0..11).any(|_| flood.above() == Above::Ended)
+        });
+        assert!((900..1_000).contains(&end.unwrap()), "{end:?}");
+        let mut patient = Flood::default();
+        assert!((0..10_000).all(|_| {
+            patient.within();
+            (0..10).all(|_| patient.above() == Above::Told)
+        }));
     }
 
     #[test]

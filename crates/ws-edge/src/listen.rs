@@ -8,7 +8,7 @@ mod params;
 mod results;
 mod words;
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -24,10 +24,11 @@ use crate::{
     Edge,
     answers::{self, Answer},
     close::Close,
+    ending::{End, Flow, end, end_with, go_on},
     limits::TooOften,
     metrics::Refused,
     pulse::{Beat, Leaving, Pulse, Rhythm},
-    socket::{Received, Socket, Unsent},
+    socket::{Received, Socket},
     source::Command,
     speaking::{self, Owner, Speaking, Told, Wish},
     update::Update,
@@ -183,20 +184,6 @@ impl Permit {
     }
 }
 
-/// How a connection ended.
-enum End {
-    Gone,
-    Close(Close, Option<Utf8Bytes>),
-}
-
-type Flow = ControlFlow<End>;
-
-const GO_ON: Flow = Flow::Continue(());
-
-fn end_with(close: Close, last: Utf8Bytes) -> Flow {
-    Flow::Break(End::Close(close, Some(last)))
-}
-
 /// Serves a client until it ends.
 pub(crate) async fn serve(edge: Arc<Edge>, socket: Socket, permit: Permit) {
     let _open = edge.tally.connection();
@@ -231,10 +218,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, socket: Socket, permit: Permit) {
     let outcome = listener.run().await;
     let Listener { socket, speaking, .. } = *listener;
     drop(speaking);
-    let code = match &outcome {
-        End::Gone => 0,
-        End::Close(close, _) => close.code(),
-    };
+    let code = outcome.code();
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
         Box::pin(socket.close(last, close, edge.life.stopping())).await;
@@ -311,7 +295,7 @@ impl Listener {
     async fn hear(&mut self, received: Received) -> Flow {
         self.pulse.heard();
         match received {
-            Received::Alive => GO_ON,
+            Received::Alive => go_on(),
             Received::Gone => Flow::Break(End::Gone),
             Received::Broken(close) => Flow::Break(End::Close(close, None)),
             Received::Text(text) => {
@@ -328,7 +312,7 @@ impl Listener {
     async fn hear_sound(&mut self, bytes: Bytes) -> Flow {
         self.alive_at = Instant::now();
         if self.close_by.is_some() {
-            return GO_ON;
+            return go_on();
         }
         if bytes.is_empty() {
             return self.finish().await;
@@ -336,7 +320,7 @@ impl Listener {
         self.bad = 0;
         self.sha256.update(&bytes);
         self.speaking.sound(bytes, &self.wish);
-        GO_ON
+        go_on()
     }
 
     async fn hear_text(&mut self, text: &str) -> Flow {
@@ -362,17 +346,17 @@ impl Listener {
             }
         }
         self.bad = 0;
-        GO_ON
+        go_on()
     }
 
     /// The client wants no more, or the edge drains: what was said is told.
     async fn finish(&mut self) -> Flow {
         if self.close_by.is_some() {
-            return GO_ON;
+            return go_on();
         }
         self.close_by = Some(Instant::now() + CLOSE_LIMIT);
         if self.speaking.stop() {
-            return GO_ON;
+            return go_on();
         }
         self.farewell(Samples(0)).await
     }
@@ -395,7 +379,7 @@ impl Listener {
             Told::Lost(lost) => self.send(results::warning("AUDIO_LOST", &speaking::lost(lost))).await,
             Told::Unserved(message) => self.send(results::warning("LANGUAGE", &message)).await,
             Told::Ended(length) => self.farewell(length).await,
-            Told::TooSlow => Flow::Break(End::Close(Close::SlowFollower, None)),
+            Told::TooSlow => end(Close::SlowFollower),
             Told::Failed { fault: FaultKind::BadData, message, .. } => {
                 end_with(Close::NotAudio, results::error("DATA-0000", &message))
             }
@@ -406,13 +390,13 @@ impl Listener {
     }
 
     async fn caption(&mut self, update: &Update) -> Flow {
-        let Some(caption) = update.as_caption() else { return GO_ON };
+        let Some(caption) = update.as_caption() else { return go_on() };
         let mut texts = Vec::new();
         let (utterance, start) = match caption {
             Caption::Partial(partial) => (&partial.utterance, partial.start),
-            Caption::Final(segment) if segment.revision > 0 => return GO_ON,
+            Caption::Final(segment) if segment.revision > 0 => return go_on(),
             Caption::Final(segment) => (&segment.utterance, segment.start),
-            Caption::Translation(_) => return GO_ON,
+            Caption::Translation(_) => return go_on(),
         };
         if self.params.vad_events && self.open.as_ref() != Some(utterance) {
             texts.push(results::speech_started(start));
@@ -443,10 +427,10 @@ impl Listener {
     /// Nothing more will be said of what lies before a position: perhaps that is the gap after a word.
     async fn acknowledged(&mut self, position: Samples) -> Flow {
         self.acknowledged_to = position;
-        let Some((gap, end)) = self.params.utterance_end.zip(self.last_word_end) else { return GO_ON };
+        let Some((gap, end)) = self.params.utterance_end.zip(self.last_word_end) else { return go_on() };
         let gap = Samples::from_millis(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
         if position < end + gap {
-            return GO_ON;
+            return go_on();
         }
         self.last_word_end = None;
         self.send(results::utterance_end(end)).await
@@ -473,10 +457,10 @@ impl Listener {
             return end_with(Close::NoAudio, results::error("NET-0001", text));
         }
         match self.pulse.beat(excused) {
-            None => GO_ON,
-            Some(Beat::Dead) => Flow::Break(End::Close(Close::Heartbeat, None)),
+            None => go_on(),
+            Some(Beat::Dead) => end(Close::Heartbeat),
             Some(Beat::Ping) => match self.socket.ping().await {
-                Ok(()) => GO_ON,
+                Ok(()) => go_on(),
                 Err(unsent) => Flow::Break(unsent.into()),
             },
         }
@@ -488,20 +472,11 @@ impl Listener {
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.socket.send(texts).await {
-            Ok(()) => GO_ON,
+            Ok(()) => go_on(),
             Err(unsent) => {
                 self.edge.tally.undelivered();
                 Flow::Break(unsent.into())
             }
-        }
-    }
-}
-
-impl From<Unsent> for End {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::Gone => Self::Gone,
-            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
         }
     }
 }

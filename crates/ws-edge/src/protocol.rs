@@ -9,6 +9,7 @@ use model::{
     Sequence, SessionSlug, Speaker, StreamId, Timestamp, TranscriptionError, Translation, UserId,
     UtteranceId,
 };
+use rpc::wire;
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use tungstenite::Utf8Bytes;
@@ -21,9 +22,6 @@ pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Silence that may end an utterance, in milliseconds (proto/parley/transcription/v1).
 const ENDPOINTING_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
-
-/// Longest language tag, in bytes (RFC 5646 section 4.4.1 recommends at least 35).
-const LANGUAGE_BYTES_MAX: usize = 35;
 
 /// Most languages that a client may ask translations into (proto/parley/transcription/v1).
 const TRANSLATIONS_MAX: usize = 8;
@@ -301,9 +299,7 @@ fn whole(value: &Value) -> Option<u64> {
 
 fn language_tag(value: &Value) -> Option<String> {
     let tag = value.as_str()?.trim();
-    let legal = (1..=LANGUAGE_BYTES_MAX).contains(&tag.len())
-        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    legal.then(|| tag.to_owned())
+    (!tag.is_empty() && wire::check_language(tag).is_ok()).then(|| tag.to_owned())
 }
 
 /// A name to show; an empty one is none.

@@ -76,9 +76,9 @@ fn failed(error: &StorageError) -> Status {
 #[tonic::async_trait]
 impl rpc::session::Sessions for Service {
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
-        let StartRequest { session_id: id, session_slug: slug } = request.into_inner();
+        let StartRequest { session_id: id, session_slug: slug, language } = request.into_inner();
         let (session, id) = (session_slug(&slug)?, session_id(&id)?.to_owned());
-        self.edge.sessions.start(session, id).map_err(|_| away())?;
+        self.edge.sessions.start(session, id, rpc::session::language(language)?).map_err(|_| away())?;
         Ok(Response::new(StartResponse {}))
     }
 

@@ -42,7 +42,7 @@ const SPEAKING_MAX: usize = 10_000;
 /// A fact on its way to Postgres.
 enum Note {
     Present { session: SessionSlug, identity: Identity, name: Option<String>, user: UserId },
-    Started { session: SessionSlug, external_id: String },
+    Started { session: SessionSlug, external_id: String, language: Option<String> },
     Stopped { external_id: String },
     Finished { session: SessionSlug, begun_by: Timestamp },
     Speaks { session: SessionSlug, speaker: Option<Speaker>, at: Timestamp },
@@ -112,9 +112,14 @@ impl Sessions {
         }
     }
 
-    /// A back end starts the transcription of a session.
-    pub(crate) fn start(&self, session: SessionSlug, external_id: String) -> Result<(), Full> {
-        self.note(Note::Started { session, external_id })
+    /// A back end starts the transcription of a session, in this language unless its streams say otherwise.
+    pub(crate) fn start(
+        &self,
+        session: SessionSlug,
+        external_id: String,
+        language: Option<String>,
+    ) -> Result<(), Full> {
+        self.note(Note::Started { session, external_id, language })
     }
 
     /// The room of a session is over, if it began by then.
@@ -230,8 +235,8 @@ async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), Stora
             let session = storage.touch_session(session, now).await?;
             storage.upsert_participant(session.id, identity, name.as_deref(), Some(user), now).await
         }
-        Note::Started { session, external_id } => {
-            storage.start_session(session, external_id, now).await?;
+        Note::Started { session, external_id, language } => {
+            storage.start_session(session, external_id, language.as_deref(), now).await?;
             rooms::want(edge, session, now).await
         }
         Note::Stopped { external_id } => {

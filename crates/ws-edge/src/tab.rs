@@ -3,7 +3,7 @@
 pub(crate) mod protocol;
 mod subscribing;
 
-use std::{collections::VecDeque, future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc};
 
 use auth::User;
 use fanout::{Follower, Taken};
@@ -18,15 +18,16 @@ use tungstenite::Utf8Bytes;
 use crate::{
     Edge,
     close::Close,
+    ending::{End, Flow, end, end_with, go_on},
     gate::Gate,
-    limits::TooOften,
+    limits::{Above, Flood, TooOften},
     line::Line,
     metrics::Refused,
     news::News,
     orders::{Order, Orders, orders},
     presence::Presence,
     pulse::{Beat, Pulse, Rhythm, reconnect_after},
-    socket::{Received, Unsent},
+    socket::Received,
 };
 
 use protocol::{ClientMessage, Problem};
@@ -38,43 +39,11 @@ const PINGS_UNANSWERED_MAX: u32 = 1;
 /// Messages in a row that cannot be followed before the socket closes with 1008.
 const BAD_MESSAGES_MAX: u32 = 20;
 
-/// Messages above the rate, without one within it between them, before the socket closes with 1008. Each of the first
-/// ones is answered with an error, so this also bounds what a flood makes us say.
-const FLOOD_MAX: u32 = 1_000;
-
-/// Errors in a row that say that messages come too often.
-const FLOOD_ANSWERS_MAX: u32 = 20;
-
 /// Largest message of a client, in bytes: a `refresh` with its token is the largest that makes sense.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// Events that are written in one go when several wait.
 const BATCH_MAX: usize = 32;
-
-/// How a tab ended, for its log line.
-enum End {
-    Gone,
-    /// Closed by us, after a last message if there is one.
-    Close(Close, Option<Utf8Bytes>),
-}
-
-type Flow = ControlFlow<End>;
-
-const GO_ON: Flow = Flow::Continue(());
-
-fn end_with(close: Close, last: Utf8Bytes) -> Flow {
-    Flow::Break(End::Close(close, Some(last)))
-}
-
-impl From<Unsent> for End {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::Gone => Self::Gone,
-            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
-        }
-    }
-}
-
 /// Serves a socket until it ends.
 pub(crate) async fn serve(mut tab: Box<Tab>) {
     let edge = tab.edge.clone();
@@ -83,10 +52,7 @@ pub(crate) async fn serve(mut tab: Box<Tab>) {
     let began = Instant::now();
     let outcome = tab.run().await;
     let Tab { line, received, delivered, channels, .. } = *tab;
-    let code = match &outcome {
-        End::Gone => 0,
-        End::Close(close, _) => close.code(),
-    };
+    let code = outcome.code();
     let followed = channels.len();
     for channel in &channels {
         edge.stats.followed(&channel.topic, -1);
@@ -120,7 +86,7 @@ pub(crate) struct Tab {
     orders: Orders,
     gate: Gate,
     bad: u32,
-    flood: u32,
+    flood: Flood,
     received: u64,
     delivered: u64,
 }
@@ -150,7 +116,7 @@ impl Tab {
             orders: orders(edge),
             gate: Gate::new(),
             bad: 0,
-            flood: 0,
+            flood: Flood::default(),
             received: 0,
             delivered: 0,
             edge: edge.clone(),
@@ -212,7 +178,7 @@ impl Tab {
             Event::Time => self.time().await,
             Event::Order(Order::Farewell) => {
                 self.pulse.leave_within(self.edge.settings.drain_spread);
-                GO_ON
+                go_on()
             }
             Event::Order(Order::Stop) => self.leave(),
         }
@@ -221,7 +187,7 @@ impl Tab {
     async fn hear(&mut self, received: Received) -> Flow {
         self.pulse.heard();
         match received {
-            Received::Alive => GO_ON,
+            Received::Alive => go_on(),
             Received::Gone => Flow::Break(End::Gone),
             Received::Broken(close) => {
                 let fault = match close {
@@ -234,7 +200,7 @@ impl Tab {
                 self.count_received();
                 match self.edge.limits.word(self.id) {
                     Ok(()) => {
-                        self.flood = 0;
+                        self.flood.within();
                         Box::pin(self.hear_text(&text)).await
                     }
                     Err(TooOften { retry_after }) => self.drop_flood(retry_after).await,
@@ -257,15 +223,12 @@ impl Tab {
     /// A message above the rate is not followed; its sender is told, as long as it may still be listening.
     async fn drop_flood(&mut self, retry_after: std::time::Duration) -> Flow {
         self.edge.tally.refused(Refused::Rate);
-        self.flood += 1;
         let problem = Problem::TooOften { retry_after };
-        if self.flood > FLOOD_MAX {
-            return end_with(Close::Policy, protocol::error(problem, None));
+        match self.flood.above() {
+            Above::Told => self.send(protocol::error(problem, None)).await,
+            Above::Silent => go_on(),
+            Above::Ended => end_with(Close::Policy, protocol::error(problem, None)),
         }
-        if self.flood > FLOOD_ANSWERS_MAX {
-            return GO_ON;
-        }
-        self.send(protocol::error(problem, None)).await
     }
 
     async fn hear_text(&mut self, text: &Utf8Bytes) -> Flow {
@@ -296,7 +259,7 @@ impl Tab {
             }
         }
         self.bad = 0;
-        GO_ON
+        go_on()
     }
 
     /// Says why a message is not followed; too many of them in a row end the connection.
@@ -349,7 +312,7 @@ impl Tab {
                 return Flow::Break(unsent.into());
             }
         }
-        if is_late { end_with(Close::SlowFollower, protocol::error(Problem::TooSlow, None)) } else { GO_ON }
+        if is_late { end_with(Close::SlowFollower, protocol::error(Problem::TooSlow, None)) } else { go_on() }
     }
 
     fn count_delivered(&mut self, messages: usize) {
@@ -359,7 +322,7 @@ impl Tab {
 
     async fn deliver(&mut self, texts: Vec<Utf8Bytes>) -> Flow {
         if texts.is_empty() {
-            return GO_ON;
+            return go_on();
         }
         self.count_delivered(texts.len());
         self.send_all(texts).await
@@ -371,7 +334,7 @@ impl Tab {
 
     async fn send_all(&mut self, texts: impl IntoIterator<Item = Utf8Bytes>) -> Flow {
         match self.line.send(texts).await {
-            Ok(()) => GO_ON,
+            Ok(()) => go_on(),
             Err(unsent) => {
                 self.edge.tally.undelivered();
                 Flow::Break(unsent.into())
@@ -387,10 +350,10 @@ impl Tab {
             return self.leave();
         }
         match self.pulse.beat(self.asking.is_some()) {
-            None => GO_ON,
-            Some(Beat::Dead) => Flow::Break(End::Close(Close::Heartbeat, None)),
+            None => go_on(),
+            Some(Beat::Dead) => end(Close::Heartbeat),
             Some(Beat::Ping) => match self.line.ping().await {
-                Ok(()) => GO_ON,
+                Ok(()) => go_on(),
                 Err(unsent) => Flow::Break(unsent.into()),
             },
         }

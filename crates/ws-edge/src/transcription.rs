@@ -199,9 +199,11 @@ fn start(edge: &Edge, headers: &HeaderMap, body: Fields) -> Result<Answer, Refus
         slug.parse().map_err(|problem| failed(StatusCode::BAD_REQUEST, &format!("{problem}")))?;
     authorised(edge, headers, &body, |principal| principal.may_speak(&session))
         .map_err(|fault| failed(status(fault), proof::refusal(fault)))?;
+    let language = rpc::session::language(text(&body, "language").unwrap_or_default().to_owned())
+        .map_err(|problem| failed(StatusCode::BAD_REQUEST, problem.message()))?;
     // Answered at once, whatever Postgres and LiveKit do.
     edge.sessions
-        .start(session, external_id.to_owned())
+        .start(session, external_id.to_owned(), language)
         .map_err(|_| answers::retry_after(failed(StatusCode::SERVICE_UNAVAILABLE, DATABASE_AWAY), RETRY))?;
     let mode = if edge.settings.test_mode { "test" } else { "live" };
     Ok(object(StatusCode::OK, [("ok", true.into()), ("mode", mode.into())]))

@@ -3,7 +3,7 @@
 use e2e::{Client, Room, Stack, sound, text};
 use model::Final;
 use serde_json::{Value, json};
-use testkit::{recording, recordings, wer::WordErrors};
+use testkit::{eventually, recording, recordings, wer::WordErrors};
 
 /// Sequence and text of each, for comparing.
 fn told(finals: &[Value]) -> Vec<(u64, String)> {
@@ -84,4 +84,46 @@ async fn a_speaker_reads_along_while_speaking() {
     assert!(bob.told("stt_status").iter().any(|status| status["status"] == "ready"));
     let mut late = late;
     assert_eq!(late.expect("stt_status").await["status"], "ready", "who comes late is told how it stands");
+}
+
+#[tokio::test]
+async fn streams_that_do_not_say_speak_the_language_of_their_session() {
+    let stack = Stack::start().await;
+    let room = stack.room();
+    let start = async |language: &str| {
+        let body = json!({"sessionId": "s1", "sessionSlug": room.slug, "language": language});
+        let answer = stack.post("/api/transcription/start", &body).await;
+        if answer.0 == 200 {
+            eventually("the start is noted", async || {
+                let session = stack.storage.session(&room.slug).await.unwrap();
+                session.and_then(|session| session.language).as_deref() == Some(language)
+            })
+            .await;
+        }
+        answer
+    };
+    assert_eq!(start("<script>").await.0, 400);
+    assert_eq!(start("tlh").await.0, 200);
+    let mut alice = room.join("alice").await;
+    alice.say(json!({"type": "init"})).await;
+    alice.send(sound::pcm(&sound::silence(1))).await;
+    let (error, code) = alice.ended().await;
+    let message = error.expect("an error before the end")["message"].clone();
+    assert_eq!((message, code), (json!("language tlh is not served; choose one of: auto, en"), 1008));
+
+    // What a stream says counts more, and so does a later start.
+    let jfk = recording("jfk").samples();
+    let mut says = room.join("alice").await;
+    says.init(json!({"language": "en"})).await;
+    says.pour(&sound::pcm(&jfk), 3_200).await;
+    says.stop().await;
+    assert_eq!(start("en").await.0, 200);
+    let mut bob = room.join("bob").await;
+    bob.init(json!({})).await;
+    bob.pour(&sound::pcm(&jfk), 3_200).await;
+    bob.stop().await;
+    let text_of_jfk = recording("jfk").text;
+    let twice = format!("{text_of_jfk} {text_of_jfk}");
+    let errors = WordErrors::between(&twice, &text(&room.finals().await));
+    assert!(errors.rate() <= 0.15, "{errors:?}");
 }

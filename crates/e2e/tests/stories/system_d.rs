@@ -1,8 +1,8 @@
 //! Clients of system D, written from its contract, find the WebSockets that they know.
 
-use e2e::{Client, Plan, Stack, sound};
+use e2e::{Client, Plan, Script, Stack, sound};
 use serde_json::{Value, json};
-use testkit::{free_port, recording, wer::WordErrors};
+use testkit::{Cable, free_port, recording, recordings, wer::WordErrors};
 
 /// The door of system D, open to anybody.
 async fn stack() -> (Stack, String) {
@@ -93,12 +93,52 @@ async fn clients_of_the_server_before_that_find_theirs() {
     }
     let partial = client.expect("transcription").await;
     assert_eq!(partial["isPartial"], true);
-    let text = said(&mut client, "final").await;
-    assert_jfk(&text);
+    assert_jfk(&said(&mut client, "final").await);
+    // It keeps its socket for the next recording, and asks from time to time whether it is still there.
+    client.say(json!({"type": "ping"})).await;
+    client.expect("pong").await;
+    client
+        .say(json!({"type": "init", "language": "auto", "autoDetection": true, "lidMode": "Continuous"}))
+        .await;
+    let ready = client.expect("ready").await;
+    assert_eq!((&ready["autoDetection"], &ready["lidMode"]), (&json!(true), &json!("Continuous")));
+    client.pour(&sound::pcm(&recording("jfk").samples()), 6_400).await;
+    assert_jfk(&said(&mut client, "final").await);
     client.say(json!({"type": "language_test", "sourceLanguage": "tlh"})).await;
     assert_eq!(client.expect("language_support").await["supported"], false);
     client.say(json!({"type": "language_test", "sourceLanguage": "en-US"})).await;
     assert_eq!(client.expect("language_support").await["supported"], true);
+}
+
+#[tokio::test]
+async fn who_reconnects_three_times_and_falls_back_to_http_gets_its_words() {
+    let (_stack, url) = stack().await;
+    let door = url.replace("ws://", "").replace("/ws", "");
+    let cable = Cable::to(&door).await;
+    let said: Vec<_> = recordings().into_iter().filter(|it| it.name.starts_with("LJ")).take(6).collect();
+    let files: Vec<_> = said.iter().map(|it| it.path.clone()).collect();
+    let (socket, http) = (format!("ws://{}/ws", cable.address()), format!("http://{door}"));
+    let asked = json!({"socket": socket, "http": http, "files": files, "language": "en"});
+    let mut client = Script::start("streaming.js", &asked);
+    client.until("the socket is ready", |line| line["does"] == "ready").await;
+    let mut errors = WordErrors::default();
+    let mut roads = Vec::new();
+    for (index, recording) in said.iter().enumerate() {
+        if (1..=4).contains(&index) {
+            cable.cut();
+            client.until("the socket is lost", |line| line["does"] == "close").await;
+            cable.mend();
+        }
+        // Said while it has no socket: kept for the next.
+        client.order(&json!({"next": true})).await;
+        let heard = client.until("a text", |line| !line["heard"].is_null()).await;
+        roads.push(heard["road"].as_str().unwrap().to_owned());
+        errors = errors + WordErrors::between(&recording.text, heard["text"].as_str().unwrap());
+    }
+    let told = client.end().await;
+    assert!(told.iter().all(|line| line["does"] != "fail"), "{told:#?}");
+    assert_eq!(roads, ["websocket", "websocket", "websocket", "websocket", "http", "http"]);
+    assert!(errors.rate() <= 0.12, "{errors:?}");
 }
 
 #[tokio::test]

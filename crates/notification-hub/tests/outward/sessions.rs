@@ -181,7 +181,7 @@ fn ids(got: &[Got]) -> Vec<String> {
 async fn each_event_is_told_once_signed() {
     let stage = Stage::new(&[]).await;
     let _hub = stage.hub(Some(EVERY)).await;
-    stage.storage.start_session(&slug("my room"), "clx1", NOW).await.unwrap();
+    stage.storage.start_session(&slug("my room"), "clx1", None, NOW).await.unwrap();
     let open = stage.open("my room").await;
     stage.say("my room", &open, 1, "Hello.").await;
     stage.say("my room", &open, 1, "Hello.").await;
@@ -234,7 +234,7 @@ async fn each_event_is_told_once_signed() {
 async fn what_is_refused_is_tried_again_under_its_id_unless_it_is_declined() {
     let stage = Stage::new(&[500, 429, 302, 200, 410]).await;
     let _hub = stage.hub(Some("session.started,session.ended")).await;
-    stage.storage.start_session(&slug("demo"), "clx1", NOW).await.unwrap();
+    stage.storage.start_session(&slug("demo"), "clx1", None, NOW).await.unwrap();
     let got = stage.told().await;
     assert_eq!(got.len(), 4);
     let started = ids(&got);
@@ -248,7 +248,7 @@ async fn what_is_refused_is_tried_again_under_its_id_unless_it_is_declined() {
     assert_ne!(ids(&got)[4], started[0]);
     assert_eq!(body(&got[4])["event"], "session.ended");
     // The next time it is live is another start.
-    stage.storage.start_session(&slug("demo"), "clx1", NOW).await.unwrap();
+    stage.storage.start_session(&slug("demo"), "clx1", None, NOW).await.unwrap();
     let got = stage.told().await;
     assert_eq!(body(&got[5])["event"], "session.started");
     assert_ne!(ids(&got)[5], started[0]);
@@ -285,7 +285,7 @@ async fn what_was_deleted_meanwhile_is_not_sent() {
     hub.kill();
     let open = stage.open("secret").await;
     stage.say("secret", &open, 1, "Nobody is to know.").await;
-    stage.storage.start_session(&slug("demo"), "clx1", NOW).await.unwrap();
+    stage.storage.start_session(&slug("demo"), "clx1", None, NOW).await.unwrap();
     assert_eq!(stage.count("deliveries").await, 3);
     stage.database.run("DELETE FROM sessions WHERE slug = 'secret'").await;
     let _next = stage.hub(Some("transcript.final,session.started")).await;
@@ -304,7 +304,7 @@ async fn without_a_hook_nothing_is_written_down_and_what_waits_is_dropped() {
     assert!(stage.told().await.is_empty());
     hub.kill();
     stage.say("demo", &open, 1, "Hello.").await;
-    stage.storage.start_session(&slug("other"), "clx1", NOW).await.unwrap();
+    stage.storage.start_session(&slug("other"), "clx1", None, NOW).await.unwrap();
     stage.storage.stop_session("clx1", NOW).await.unwrap();
     assert_eq!(stage.count("deliveries").await, 0);
 }

@@ -40,7 +40,7 @@ fn outside(session: &str, id: &str, user: Option<&str>) -> Revision {
 
 /// Alice (user u1) and Bob (user u2) speak in a session, and somebody else hands something in.
 async fn held(storage: &Storage, session: &str, first_stream: u128) {
-    let at = storage.start_session(&slug(session), &format!("id-{session}"), NOW).await.unwrap();
+    let at = storage.start_session(&slug(session), &format!("id-{session}"), None, NOW).await.unwrap();
     for (number, (identity, user)) in (first_stream..).zip([("alice", "u1"), ("bob", "u2")]) {
         let user: UserId = user.parse().unwrap();
         storage

@@ -12,7 +12,7 @@ use crate::{NOW, new_stream, slug, store, stream_id, utterance};
 async fn a_finaliser_reads_sessions_speakers_and_segments() {
     let database = Database::scratch().await;
     let storage = database.storage();
-    let session = storage.start_session(&slug("demo"), "clx1", NOW).await.unwrap().id;
+    let session = storage.start_session(&slug("demo"), "clx1", None, NOW).await.unwrap().id;
     let user = "u1".parse().unwrap();
     storage
         .upsert_participant(session, &"alice".parse().unwrap(), Some("Alice"), Some(&user), NOW)

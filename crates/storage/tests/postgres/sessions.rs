@@ -23,7 +23,7 @@ async fn a_session_comes_into_being_once_and_is_opened_again() {
     assert_eq!(touched, created);
 
     for _ in 0..2 {
-        let started = storage.start_session(&slug("demo"), "clx123", minutes(1)).await.unwrap();
+        let started = storage.start_session(&slug("demo"), "clx123", None, minutes(1)).await.unwrap();
         assert_eq!((started.id, started.status), (created.id, SessionStatus::Live));
         assert_eq!(started.external_id.as_deref(), Some("clx123"));
     }
@@ -45,11 +45,27 @@ async fn a_session_comes_into_being_once_and_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_session_keeps_its_language_until_it_is_started_anew() {
+    let database = Database::scratch().await;
+    let storage = database.storage();
+    let start = async |language| {
+        let started = storage.start_session(&slug("demo"), "clx123", language, NOW).await.unwrap();
+        started.language
+    };
+    assert_eq!(start(None).await, None);
+    assert_eq!(start(Some("ru")).await.as_deref(), Some("ru"));
+    assert_eq!(start(None).await.as_deref(), Some("ru"), "every join starts it");
+    assert_eq!(start(Some("ar")).await.as_deref(), Some("ar"));
+    storage.stop_session("clx123", NOW).await.unwrap();
+    assert_eq!(start(None).await, None);
+}
+
+#[tokio::test]
 async fn what_is_over_ends_no_session_that_was_started_anew() {
     let database = Database::scratch().await;
     let storage = database.storage();
     let demo = slug("demo");
-    let start = async |now| storage.start_session(&demo, "clx123", now).await.unwrap();
+    let start = async |now| storage.start_session(&demo, "clx123", None, now).await.unwrap();
     start(minutes(1)).await;
     start(minutes(5)).await;
     assert_eq!(storage.end_session(&demo, minutes(0), minutes(6)).await.unwrap(), None, "it began later");

@@ -152,7 +152,7 @@ async fn turns_are_those_that_overlap() {
     assert_eq!(turns(10, 12).await, [turn(9, Some(alice()))]);
     assert_eq!(storage.active_speakers(&slug("other"), NOW, at(9)).await.unwrap(), []);
     // They go a while after their session.
-    storage.start_session(&slug("demo"), "id-1", NOW).await.unwrap();
+    storage.start_session(&slug("demo"), "id-1", None, NOW).await.unwrap();
     storage.stop_session("id-1", at(10)).await.unwrap();
     storage.forget_active_speakers(at(60)).await.unwrap();
     assert_eq!(turns(10, 12).await.len(), 1);
@@ -168,7 +168,7 @@ async fn a_room_is_looked_after_by_one_at_a_time() {
     let claim = async |now| storage.claim_rooms(at(now), at(now + 30), 10).await.unwrap();
     storage.want_room(&slug("demo"), RoomMode::Tracks, NOW).await.unwrap();
     assert_eq!(claim(1).await, [], "a session that nobody has started");
-    storage.start_session(&slug("demo"), "id-1", NOW).await.unwrap();
+    storage.start_session(&slug("demo"), "id-1", None, NOW).await.unwrap();
     for mode in [RoomMode::Tracks, RoomMode::Composite] {
         storage.want_room(&slug("demo"), mode, NOW).await.unwrap();
     }

@@ -1,6 +1,6 @@
 //! One client of Socket.IO in the namespace `/`: who it is, what it says, what it is told, and how it ends. One task each.
 
-use std::{future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use fanout::Taken;
 use futures_util::stream::StreamExt as _;
@@ -19,8 +19,9 @@ use super::{
 use crate::{
     Edge, answers,
     close::Close,
+    ending::{self, End, end_with, go_on},
     gate::Gate,
-    limits::TooOften,
+    limits::{Above, Flood, TooOften},
     metrics::Refused,
     orders::{Order, Orders, orders},
     pulse::{Pulse, Rhythm, reconnect_after},
@@ -30,12 +31,6 @@ use crate::{
 
 /// Events in a row that cannot be read before the client is sent away.
 const BAD_EVENTS_MAX: u32 = 20;
-
-/// Events above the rate, without one within it between them, before the client is sent away.
-const FLOOD_MAX: u32 = 1_000;
-
-/// Errors in a row that say that events come too often.
-const FLOOD_ANSWERS_MAX: u32 = 20;
 
 /// What a guest may show so that it is the same guest next time, in bytes.
 const GUEST_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=128;
@@ -111,30 +106,7 @@ fn guest_id(key: Option<&str>) -> Option<UserId> {
     uuid.to_string().parse().ok()
 }
 
-/// How a guest ended, for its log line.
-enum End {
-    Gone,
-    /// Ended by us, after a last word if there is one.
-    Close(Close, Option<Telling>),
-}
-
-type Flow = ControlFlow<End>;
-
-const GO_ON: Flow = Flow::Continue(());
-
-fn end_with(close: Close, last: Telling) -> Flow {
-    Flow::Break(End::Close(close, Some(last)))
-}
-
-impl From<Unsent> for End {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::Gone => Self::Gone,
-            Unsent::TooSlow => Self::Close(Close::SlowFollower, None),
-        }
-    }
-}
-
+type Flow = ending::Flow<Telling>;
 /// Serves a client until it ends.
 pub(crate) async fn serve(mut guest: Box<Guest>) {
     let edge = guest.edge.clone();
@@ -144,10 +116,7 @@ pub(crate) async fn serve(mut guest: Box<Guest>) {
     let Guest { mut visitor, received, delivered, seat, .. } = *guest;
     let rooms = seat.rooms();
     drop(seat);
-    let code = match &outcome {
-        End::Gone => 0,
-        End::Close(close, _) => close.code(),
-    };
+    let code = outcome.code();
     if let End::Close(close, last) = outcome {
         edge.tally.closed(close);
         if let Some(last) = last {
@@ -181,7 +150,7 @@ pub(crate) struct Guest {
     orders: Orders,
     gate: Gate,
     bad: u32,
-    flood: u32,
+    flood: Flood,
     received: u64,
     delivered: u64,
 }
@@ -209,7 +178,7 @@ impl Guest {
             orders: orders(edge),
             gate: Gate::new(),
             bad: 0,
-            flood: 0,
+            flood: Flood::default(),
             received: 0,
             delivered: 0,
             edge: edge.clone(),
@@ -217,7 +186,7 @@ impl Guest {
         })
     }
 
-    async fn run(&mut self) -> End {
+    async fn run(&mut self) -> End<Telling> {
         self.note_present();
         self.come_in();
         if let Flow::Break(end) = self.pass_on().await {
@@ -288,19 +257,19 @@ impl Guest {
             Wake::Heard(heard) => self.hear(heard),
             Wake::Said(taken) => {
                 if self.seat.take_in(taken) {
-                    return GO_ON;
+                    return go_on();
                 }
                 self.pass_on().await?;
                 end_with(Close::SlowFollower, protocol::error(Problem::TooSlow))
             }
             Wake::Work(work) => {
                 self.seat.worked(work);
-                GO_ON
+                go_on()
             }
             Wake::Time => self.time(),
             Wake::Order(Order::Farewell) => {
                 self.pulse.leave_within(self.edge.settings.drain_spread);
-                GO_ON
+                go_on()
             }
             Wake::Order(Order::Stop) => leave(),
         }
@@ -318,7 +287,7 @@ impl Guest {
                 self.count_received();
                 match self.edge.limits.word(self.id) {
                     Ok(()) => {
-                        self.flood = 0;
+                        self.flood.within();
                         self.hear_event(event)
                     }
                     Err(TooOften { retry_after }) => self.drop_flood(retry_after, event.reply),
@@ -335,15 +304,13 @@ impl Guest {
     /// An event above the rate is not followed; its sender is told, as long as it may still be listening.
     fn drop_flood(&mut self, retry_after: Duration, reply: Option<Reply>) -> Flow {
         self.edge.tally.refused(Refused::Rate);
-        self.flood += 1;
         let problem = Problem::TooOften { retry_after };
-        if self.flood > FLOOD_MAX {
-            return end_with(Close::Policy, protocol::error(problem));
+        match self.flood.above() {
+            Above::Told => self.seat.put(Out::Answer(reply, Err(problem))),
+            Above::Silent => {}
+            Above::Ended => return end_with(Close::Policy, protocol::error(problem)),
         }
-        if self.flood <= FLOOD_ANSWERS_MAX {
-            self.seat.put(Out::Answer(reply, Err(problem)));
-        }
-        GO_ON
+        go_on()
     }
 
     fn hear_event(&mut self, event: Event) -> Flow {
@@ -355,18 +322,18 @@ impl Guest {
                 if event.reply.is_some() {
                     self.seat.put(Out::Answer(event.reply, Err(Problem::Unknown)));
                 }
-                GO_ON
+                go_on()
             }
             Err(problem) => self.refuse(problem, event.reply),
             Ok(Request::Refresh(token)) => {
                 let outcome = self.refresh(&token);
                 self.seat.put(Out::Answer(event.reply, outcome));
-                GO_ON
+                go_on()
             }
             Ok(request) => {
                 self.bad = 0;
                 self.seat.ask(request, event.reply);
-                GO_ON
+                go_on()
             }
         }
     }
@@ -379,7 +346,7 @@ impl Guest {
             return end_with(Close::Policy, protocol::error(problem));
         }
         self.seat.put(Out::Answer(reply, Err(problem)));
-        GO_ON
+        go_on()
     }
 
     fn refresh(&mut self, token: &Secret) -> Result<Done, Problem> {
@@ -414,7 +381,7 @@ impl Guest {
                 return Flow::Break(unsent.into());
             }
         }
-        GO_ON
+        go_on()
     }
 
     fn time(&mut self) -> Flow {
@@ -427,7 +394,7 @@ impl Guest {
         if self.pulse.beat(true).is_some() {
             self.note_present();
         }
-        GO_ON
+        go_on()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use model::{FaultKind, RoomId};
 
-use super::{BAD_MESSAGES_MAX, Connection, Flow, GO_ON, end_with};
+use super::{BAD_MESSAGES_MAX, Connection};
 use crate::{
     chat::{
         chatter::Chatter,
@@ -11,6 +11,7 @@ use crate::{
         seat::{Out, Seat, Turn},
     },
     close::Close,
+    ending::{Flow, end_with, go_on},
     metrics::Refused,
     protocol::{self, Chat},
 };
@@ -30,7 +31,7 @@ impl Connection {
 
     /// Something was said in the room, or a question about it was answered.
     pub(super) async fn chat(&mut self, turn: Turn) -> Flow {
-        let Some(seat) = &mut self.chat else { return GO_ON };
+        let Some(seat) = &mut self.chat else { return go_on() };
         let is_in_time = match turn {
             Turn::Said(taken) => seat.take_in(taken),
             Turn::Work(work) => {
@@ -40,7 +41,7 @@ impl Connection {
         };
         self.pass_on_chat().await?;
         if is_in_time {
-            return GO_ON;
+            return go_on();
         }
         let text = Problem::TooSlow.text();
         end_with(Close::SlowFollower, protocol::error(FaultKind::Overloaded, &text, None))
@@ -73,7 +74,7 @@ impl Connection {
     }
 
     async fn pass_on_chat(&mut self) -> Flow {
-        let Some(seat) = &mut self.chat else { return GO_ON };
+        let Some(seat) = &mut self.chat else { return go_on() };
         let texts = seat.out().into_iter().filter_map(|out| match out {
             Out::Tell(telling) => Some(protocol::chat(telling.name, &telling.body, None)),
             Out::Answer(Some(id), outcome) => Some(protocol::chat("ack", &events::ack(&outcome), Some(&id))),

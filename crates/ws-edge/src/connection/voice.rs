@@ -9,12 +9,13 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
-    Connection, Flow, GO_ON, LAST_WORD_LIMIT, RESUME_LIMIT, end_with,
+    Connection, LAST_WORD_LIMIT, RESUME_LIMIT,
     resume::{Resumed, resume},
 };
 use crate::{
     Edge,
     close::Close,
+    ending::{Flow, end_with, go_on},
     metrics::{self, Refused},
     protocol::{self, Init},
     pulse::Leaving,
@@ -153,7 +154,7 @@ impl Connection {
                 Close::after(error.fault()),
                 protocol::error(error.fault(), &error.to_string(), None),
             ),
-            Report::Acknowledged(_) | Report::Gap { .. } | Report::Unserved(_) | Report::Ended(_) => GO_ON,
+            Report::Acknowledged(_) | Report::Gap { .. } | Report::Unserved(_) | Report::Ended(_) => go_on(),
         }
     }
 
@@ -163,13 +164,13 @@ impl Connection {
         }
         if self.pulse.leaving != Leaving::No {
             // A draining edge takes no more; the client is told in a moment where its audio ended.
-            return GO_ON;
+            return go_on();
         }
         if matches!(self.voice, Voice::Refused(until) if until <= Instant::now()) {
             self.voice = Voice::Silent(None);
         }
         match &mut self.voice {
-            Voice::Refused(_) => GO_ON,
+            Voice::Refused(_) => go_on(),
             Voice::Silent(init) => {
                 let init = init.take();
                 self.edge.tally.audio(bytes.len());
@@ -178,13 +179,13 @@ impl Connection {
                 }
                 self.command(Command::Audio(bytes));
                 self.bad = 0;
-                GO_ON
+                go_on()
             }
             Voice::Speaking(_) => {
                 self.edge.tally.audio(bytes.len());
                 self.command(Command::Audio(bytes));
                 self.bad = 0;
-                GO_ON
+                go_on()
             }
             Voice::Stopping(_) | Voice::Stopped(..) => {
                 self.edge.tally.refused(Refused::Invalid);
@@ -193,7 +194,7 @@ impl Connection {
                     let text = "audio after stop is not used; send init to speak again";
                     return self.send(protocol::error(FaultKind::Caller, text, None)).await;
                 }
-                GO_ON
+                go_on()
             }
         }
     }
@@ -251,7 +252,7 @@ impl Connection {
             }
             Voice::Stopped(stream, samples) => return self.send(protocol::stopped(*stream, *samples)).await,
         }
-        GO_ON
+        go_on()
     }
 
     /// Lets the source finish.
@@ -270,12 +271,12 @@ impl Connection {
     }
 
     pub(super) async fn report(&mut self, report: Option<Report>) -> Flow {
-        let Some(stream) = self.voice.source().map(|source| source.stream) else { return GO_ON };
+        let Some(stream) = self.voice.source().map(|source| source.stream) else { return go_on() };
         match report {
             Some(Report::Acknowledged(samples)) if self.is_native => {
                 self.send(protocol::ack(stream, samples)).await
             }
-            Some(Report::Acknowledged(_)) => GO_ON,
+            Some(Report::Acknowledged(_)) => go_on(),
             Some(Report::Unserved(message)) => self.send(protocol::warning("unserved", &message)).await,
             Some(Report::Gap { lost, start, end }) => {
                 let text = format!(
@@ -312,7 +313,7 @@ impl Connection {
                     protocol::stopped(Some(stream), samples)
                 };
                 self.last_word = Some((caught_up, word));
-                GO_ON
+                go_on()
             }
             None => {
                 let text = "the audio could not be carried to a transcription worker";

@@ -180,11 +180,10 @@ async fn of_recording(
     source: Option<String>,
     target: Option<String>,
 ) -> Result<Translation, Problem> {
-    let sound = Sound::new(file, Accept::Samples)?;
-    let wanted = Wanted { language: source.clone(), task: Task::Transcribe, endpointing_ms: None };
-    let heard = Hearing::begin(edge, place, sound, &wanted).await?.all().await?;
-    let text = heard.text();
-    let source = heard.done.language.clone().or(source);
+    let mut wanted = Wanted { language: source.clone(), task: Task::Transcribe, endpointing_ms: None };
+    let words = heard(edge, place, file.clone(), &wanted).await?;
+    let text = words.text();
+    let source = words.done.language.clone().or(source);
     let (Some(to), false) = (&target, text.is_empty()) else {
         let translation = target.is_some().then(String::new);
         return Ok(Translation::of(text, translation, source, target));
@@ -192,8 +191,18 @@ async fn of_recording(
     if source.as_ref() == Some(to) {
         return Ok(Translation::of(text.clone(), Some(text), source, target));
     }
+    let translation = match all_translated(edge, &words.segments, source.as_deref(), to).await {
+        // Nobody translates the text, but an engine may write in English what it hears.
+        Err(RecognizeError::Unserved(pair)) if to == "en" => {
+            wanted.language.clone_from(&source);
+            wanted.task = Task::Translate;
+            let in_english = heard(edge, hearing::place(edge).await?, file, &wanted).await;
+            in_english.map(|heard| heard.text()).map_err(|_| RecognizeError::Unserved(pair))
+        }
+        translation => translation,
+    };
     // The words are worth something without their translation.
-    match all_translated(edge, &heard.segments, source.as_deref(), to).await {
+    match translation {
         Ok(translation) => Ok(Translation::of(text, Some(translation), source, target)),
         Err(problem) => {
             tracing::info!(fault = problem.fault().label(), %problem, "a recording was not translated");
@@ -201,6 +210,11 @@ async fn of_recording(
             Ok(Translation { message, ..Translation::of(text, None, source, target) })
         }
     }
+}
+
+async fn heard(edge: &Edge, place: hearing::Place, file: File, wanted: &Wanted) -> Result<Heard, Problem> {
+    let sound = Sound::new(file, Accept::Samples)?;
+    Hearing::begin(edge, place, sound, wanted).await?.all().await
 }
 
 impl Translation {

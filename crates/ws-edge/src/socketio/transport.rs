@@ -235,14 +235,15 @@ pub(super) async fn cut(edge: &Arc<Edge>, socket: &Socket) {
 const CLOSE_FRAME: &[u8] = &[0x81, 0x81, 0, 0, 0, 0, b'1'];
 
 /// A WebSocket's bytes, with an end that we can bring about: as if the client had closed its connection, upon which the
-/// library sends what is waiting, closes, and tells the namespaces. And with a limit on how long a write may wait, without which a peer that never reads would
-/// keep the library's writer for ever.
+/// library sends what is waiting, closes, and tells the namespaces. It comes by itself when a write waits too long: the
+/// library passes over a write that failed, and would keep everything that it writes after that in memory.
 struct Wire {
     stream: TcpStream,
     /// What is to be read before anything else: what came together with the request.
     early: Bytes,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    is_cut: bool,
+    end: CancellationToken,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    has_ended: bool,
     write_limit: Duration,
     /// Set while a write waits.
     stuck: Option<Pin<Box<Sleep>>>,
@@ -267,8 +268,8 @@ impl Wire {
         let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
         // A copy: as it is, it keeps the buffer in which the request was read.
         let (stream, early) = (parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf));
-        let cut = Box::pin(cut.clone().cancelled_owned());
-        Some(Self { stream, early, cut, is_cut: false, write_limit, stuck: None, _upgrade: None })
+        let (end, ended) = (cut.clone(), Box::pin(cut.clone().cancelled_owned()));
+        Some(Self { stream, early, end, ended, has_ended: false, write_limit, stuck: None, _upgrade: None })
     }
 
     /// What a write has come to, unless it has waited too long.
@@ -283,7 +284,9 @@ impl Wire {
         }
         let limit = self.write_limit;
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(limit)));
-        stuck.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        std::task::ready!(stuck.as_mut().poll(context));
+        self.end.cancel();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -293,11 +296,11 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.is_cut && self.cut.as_mut().poll(context).is_ready() {
-            self.is_cut = true;
+        if !self.has_ended && self.ended.as_mut().poll(context).is_ready() {
+            self.has_ended = true;
             self.early = Bytes::from_static(CLOSE_FRAME);
         }
-        if self.is_cut || !self.early.is_empty() {
+        if self.has_ended || !self.early.is_empty() {
             let count = self.early.len().min(buffer.remaining());
             buffer.put_slice(&self.early.split_to(count));
             return Poll::Ready(Ok(()));

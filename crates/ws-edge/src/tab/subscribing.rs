@@ -6,11 +6,12 @@ use futures_util::future::BoxFuture;
 use model::{Notification, Sequence, Topic, Unread, UserId};
 use rpc::notification::Filter;
 
-use super::{Flow, GO_ON, Tab, protocol, protocol::Problem};
+use super::{Tab, protocol, protocol::Problem};
 use crate::{
     Edge,
     access::Unanswered,
     channel::Channel,
+    ending::{Flow, go_on},
     feed::{self, Feed},
     happenings::{Happening, Happenings},
     news::News,
@@ -100,14 +101,14 @@ impl Tab {
                     }
                 });
                 self.asking = Some(Box::new(Asked { channel, topic, since, answer }));
-                GO_ON
+                go_on()
             }
         }
     }
 
     /// The application has said whether the user may follow.
     pub(super) async fn answered(&mut self, answer: Result<bool, Unanswered>) -> Flow {
-        let Some(asked) = self.asking.take() else { return GO_ON };
+        let Some(asked) = self.asking.take() else { return go_on() };
         match answer {
             Ok(true) => self.follow(&asked.channel, asked.topic, asked.since).await,
             Ok(false) => self.deny(&asked.channel).await,
@@ -163,12 +164,12 @@ impl Tab {
         if past != Past::Nothing {
             self.read_for(topic);
         }
-        GO_ON
+        go_on()
     }
 
     pub(super) async fn unsubscribe(&mut self, channel: &Channel) -> Flow {
-        let Some(topic) = &channel.topic else { return GO_ON };
-        let Ok(index) = self.position(topic) else { return GO_ON };
+        let Some(topic) = &channel.topic else { return go_on() };
+        let Ok(index) = self.position(topic) else { return go_on() };
         self.channels.remove(index);
         self.follower.leave(topic);
         self.to_read.retain(|waiting| waiting != topic);
@@ -252,11 +253,11 @@ impl Tab {
 
     /// Tells what was read, and reads on.
     pub(super) async fn tell_read(&mut self, read: Read) -> Flow {
-        let Some((topic, _)) = self.reading.take() else { return GO_ON };
+        let Some((topic, _)) = self.reading.take() else { return go_on() };
         let user = self.user.id().clone();
         let Some(followed) = self.followed(&topic) else {
             self.read_next();
-            return GO_ON;
+            return go_on();
         };
         let mut texts = Vec::new();
         match read {

@@ -279,7 +279,7 @@ async fn open_routes_are_three_and_egress_and_no_more() {
     assert_eq!(post(&stage, "/hooks/livekit", None, "{}").await.0, 404);
     let address = stage.running.session_address.unwrap();
     let mut sessions = SessionsClient::connect(format!("http://{address}")).await.unwrap();
-    let request = StartRequest { session_id: "s1".into(), session_slug: "x".into() };
+    let request = StartRequest { session_id: "s1".into(), session_slug: "x".into(), language: String::new() };
     assert_eq!(sessions.start(Request::new(request)).await.unwrap_err().code(), Code::Unauthenticated);
 
     assert_eq!(post(&stage, STOP, None, body(&stage, STOP)).await.0, 200);

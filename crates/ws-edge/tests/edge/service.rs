@@ -28,7 +28,7 @@ fn with<T>(message: T, authorization: &str) -> Request<T> {
 }
 
 fn start(id: &str, slug: &str) -> StartRequest {
-    StartRequest { session_id: id.into(), session_slug: slug.into() }
+    StartRequest { session_id: id.into(), session_slug: slug.into(), language: String::new() }
 }
 
 async fn status(stage: &Stage, client: &mut SessionsClient<Channel>) -> Result<GetStatusResponse, Status> {
