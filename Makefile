@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce env up down
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,7 +72,7 @@ check: setup ## Check format and lints, as CI does
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-check-deploy: setup-test ## Check manifests, dashboards and alerts, as the tests do
+check-deploy: setup-test ## Check compose, manifests, dashboards and alerts, as the tests do
 	@for check in $(DEV)/check-*; do $$check || exit 1; done
 
 fmt: ## Format the code
@@ -120,6 +120,15 @@ services: setup ## Run Postgres and Redis for single tests; prints what to expor
 
 fuzz: setup ## Fuzz every parser, each for FUZZ_SECONDS (60)
 	@$(DEV)/fuzz $(FUZZ_SECONDS)
+
+env: ## Make .env with new secrets; values that are there stay
+	@deploy/docker/make-env
+
+up: ## Build and start everything in containers (WHISPER=1: other languages too; UP_ARGS='--scale transcription-worker=2')
+	@WHISPER=$(WHISPER) deploy/docker/compose up $(UP_ARGS)
+
+down: ## Stop the containers and remove them; what the database holds stays, without it with DATA=no
+	@deploy/docker/compose down $(if $(filter no,$(DATA)),--volumes)
 
 clean: ## Remove what was built
 	cargo clean
