@@ -150,8 +150,8 @@ impl Loaded {
         if written.judged() == Verdict::Silence || is_loop(&written.text) {
             return Ok(Hypothesis { detected, ..Hypothesis::default() });
         }
-        let (words, spans) = self.placed(&states, &start, &written, frames, pcm.len(), wanted.task)?;
-        Ok(Hypothesis { words, spans, detected, tokens: Vec::new() })
+        let placed = self.placed(&states, &start, &written, frames, pcm.len(), wanted.task)?;
+        Ok(Hypothesis { detected, ..placed })
     }
 
     fn detect(&self, pcm: &[f32]) -> Result<Option<Detected>, SpeechError> {
@@ -245,7 +245,7 @@ impl Loaded {
         frames: usize,
         samples: usize,
         task: Task,
-    ) -> Result<(Vec<HypothesisWord>, Vec<(usize, usize)>), SpeechError> {
+    ) -> Result<Hypothesis, SpeechError> {
         let tokens = std::slice::from_ref(&written.tokens);
         let aligned = self.model.align(states, start, tokens, &[frames], SMOOTHING).map_err(failed)?;
         let aligned = aligned.into_iter().next().ok_or_else(|| failed("no alignment"))?;
@@ -275,7 +275,7 @@ impl Loaded {
         if task == Task::Translate {
             spans.clear();
         }
-        Ok((words, spans))
+        Ok(Hypothesis { words, spans, ..Hypothesis::default() })
     }
 }
 
