@@ -1,6 +1,9 @@
 use std::collections::HashSet;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation,
+    errors::{Error, ErrorKind},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use settings::Secret;
 
@@ -10,20 +13,25 @@ pub(crate) const LEEWAY_S: i64 = 5;
 /// The claims of a token that one of `secrets` has signed; `exp` must be among them. Whether it is over is for the
 /// caller to say, who has the clock.
 pub(crate) fn read<C: DeserializeOwned + Clone>(secrets: &[Secret], token: &str) -> Option<C> {
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    validation.required_spec_claims = HashSet::from(["exp".to_owned()]);
     for secret in secrets {
-        let key = DecodingKey::from_secret(secret.expose().as_bytes());
-        match jsonwebtoken::decode::<C>(token, &key, &validation) {
-            Ok(decoded) => return Some(decoded.claims),
+        match claims(secret.expose().as_bytes(), token) {
+            Ok(claims) => return Some(claims),
             Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
             Err(_) => return None,
         }
     }
     None
+}
+
+/// The claims of a token that `key` has signed.
+pub(crate) fn claims<C: DeserializeOwned + Clone>(key: &[u8], token: &str) -> Result<C, Error> {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims = HashSet::from(["exp".to_owned()]);
+    let decoded = jsonwebtoken::decode::<C>(token, &DecodingKey::from_secret(key), &validation)?;
+    Ok(decoded.claims)
 }
 
 /// The claims as a token of HS256.

@@ -5,6 +5,7 @@
 //! beyond what a principal itself can answer.
 
 mod claims;
+mod inspect;
 mod jwt;
 mod principal;
 mod service_key;
@@ -13,6 +14,7 @@ mod stream_key;
 mod user_token;
 
 pub use claims::SessionClaims;
+pub use inspect::{Unverified, is_signed_with, read_unverified};
 pub use principal::{Principal, Scope};
 pub use service_key::ServiceKeys;
 pub use session_token::{AuthError, SessionTokens, TOKEN_BYTES_MAX};

@@ -171,6 +171,11 @@ impl Stack {
         }
     }
 
+    /// What the services were told, by the names of the settings.
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
     /// A session that nobody has used.
     pub fn room(&self) -> Room {
         Room::new(self.nginx.http_port, self.storage.clone())

@@ -29,6 +29,14 @@ pub enum Failure {
     /// Nobody was told.
     #[error(transparent)]
     Notify(#[from] NotifyError),
+    /// What `doctor` found; the lines above it say what.
+    #[error("{failed} of {tried} checks failed")]
+    Unwell {
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        tried: usize,
+    },
     /// There is nothing to export.
     #[error("no captions are stored for {0}")]
     Empty(String),

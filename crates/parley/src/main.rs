@@ -1,10 +1,11 @@
 //! The command line: tokens, stream keys, streaming a recording or a microphone, following a session, exporting a
-//! transcript, erasing a session or a person, notifying users, migrating the database.
+//! transcript, erasing a session or a person, notifying users, migrating the database, finding out what is wrong.
 //!
 //! This changes when what a person types does. It knows the wire only as any client does, through the documented
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
 
 mod backoff;
+mod doctor;
 mod door;
 mod erase;
 mod export;
@@ -40,6 +41,7 @@ Examples:
   parley token --session demo --identity alice --ttl 8h
   parley key create --session demo
   parley notify --user u1 --title 'Your recording is ready'
+  parley doctor https://captions.example --origin https://app.example
 
 Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
 TRANSCRIPTION_JWT_SECRET signs tokens, SERVICE_KEY publishes notifications, DATABASE_URL is Postgres (export, erase,
@@ -63,6 +65,7 @@ enum Command {
     Tail(tail::Args),
     Export(export::Args),
     Erase(erase::Args),
+    Doctor(doctor::Args),
     Notify(notify::Args),
     Migrate(migrate::Args),
 }
@@ -76,6 +79,7 @@ async fn main() -> ExitCode {
         Command::Tail(args) => tail::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Erase(args) => erase::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Notify(args) => notify::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
     };

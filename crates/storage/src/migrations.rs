@@ -20,6 +20,13 @@ pub(crate) fn needed_version() -> i32 {
         .unwrap_or(0)
 }
 
+/// Whether rows can be written: no standby, no read-only default, and a role that may insert where each final begins.
+const WRITABLE: Statement = Statement {
+    name: "writable",
+    sql: "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'
+        AND has_table_privilege('topics', 'INSERT') AND has_table_privilege('segments', 'INSERT')",
+};
+
 impl Storage {
     /// Brings the schema to this program's version. Does nothing when it is there or beyond; waits while another
     /// process migrates.
@@ -61,6 +68,17 @@ impl Storage {
         match found {
             Some(version) if version >= needed => Ok(()),
             found => Err(StorageError::Unmigrated { found, needed }.counted()),
+        }
+    }
+
+    /// Whether what is said could be stored; for diagnosis. Nothing is written.
+    ///
+    /// # Errors
+    /// As any operation here.
+    pub async fn check_writable(&self) -> Result<bool, StorageError> {
+        match self.query_opt(&WRITABLE, &[]).await? {
+            Some(row) => Ok(row.try_get(0)?),
+            None => Ok(false),
         }
     }
 }
