@@ -270,7 +270,10 @@ async fn other_back_ends_are_heard_and_told_without_an_echo() {
     bus.publish(&post, &event(Some(7), 5)).await.unwrap();
     bus.publish(&post, &Event::SessionEnded).await.unwrap();
     for expected in [event(None, 1), event(None, 2), event(None, 4), event(Some(7), 5), Event::SessionEnded] {
-        assert_eq!(next(&mut subscriber).await, Received::Event { topic: post.clone(), event: expected, trace: None });
+        assert_eq!(
+            next(&mut subscriber).await,
+            Received::Event { topic: post.clone(), event: expected, trace: None }
+        );
     }
     let expected = Received::Event { topic: post.clone(), event: event(Some(7), 5), trace: None };
     assert_eq!(next(&mut ours_only).await, expected);

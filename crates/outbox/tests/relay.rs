@@ -140,8 +140,10 @@ async fn next_trace(subscriber: &mut Subscriber) -> Option<TraceContext> {
 #[tokio::test]
 async fn what_was_stored_in_a_trace_is_published_in_it() {
     let collector = TraceCollector::start().await;
-    let settings =
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()), ("OTEL_TRACES_SAMPLER", "parentbased_always_on")];
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+    ];
     let mut reader = settings::of(settings);
     let settings = TelemetrySettings::read(&mut reader);
     let tracer = Tracer::start("a-relay", &reader.finish(|| Some(settings)).unwrap());

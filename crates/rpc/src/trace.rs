@@ -72,7 +72,8 @@ where
         if span.is_recorded() {
             // Of the contract, or what a stranger has made up: not any text becomes a name.
             let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-            let is_plain = method.len() <= METHOD_BYTES_MAX && method.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_plain =
+                method.len() <= METHOD_BYTES_MAX && method.bytes().all(|byte| byte.is_ascii_alphanumeric());
             let method = if is_plain { method.to_owned() } else { "_OTHER".to_owned() };
             span.rename(format!("{}/{method}", S::NAME));
             span.set("rpc.system", "grpc");

@@ -89,9 +89,10 @@ const CHAT_SEED: &str = "
 fn chat_statements() -> Vec<(&'static Statement, &'static str)> {
     let said = "'00000000-0000-0000-0000-000000000005'";
     let amended: &'static str = format!("'general', now(), {said}, 'u1', 'text', NULL").leak();
-    let reply: &'static str =
-        format!("'general', now(), gen_random_uuid(), 'u1', 'new', 'text', NULL, 'text', 'Name', {said}, NULL")
-            .leak();
+    let reply: &'static str = format!(
+        "'general', now(), gen_random_uuid(), 'u1', 'new', 'text', NULL, 'text', 'Name', {said}, NULL"
+    )
+    .leak();
     vec![
         (&messages::SEND, reply),
         (

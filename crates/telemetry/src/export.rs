@@ -198,8 +198,9 @@ struct Collector {
 impl SpanExporter for Collector {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = self.exporter.clone();
-        let exported = self.runtime.spawn(async move { exporter.export(batch).await }).await;
-        let outcome = exported.unwrap_or_else(|_| Err(OTelSdkError::AlreadyShutdown));
+        let exporting = self.runtime.spawn(async move { exporter.export(batch).await });
+        // The runtime is gone, and the service with it: nobody is to blame.
+        let Ok(outcome) = exporting.await else { return Err(OTelSdkError::AlreadyShutdown) };
         match (&outcome, self.is_away.swap(outcome.is_err(), Ordering::Relaxed)) {
             (Err(error), false) => {
                 tracing::warn!(%error, "the collector of traces does not take them; they are dropped until it does");
@@ -284,7 +285,9 @@ mod tests {
         for name in ["ENDPOINT", "SAMPLER:", "SAMPLER_ARG", "RESOURCE_ATTRIBUTES"] {
             assert!(report.contains(name), "{name}: {report}");
         }
-        for endpoint in ["http://", "http://:4317", "http://c:x", "http://user@c:1", "http://c:1/v1/traces", "c:4317"] {
+        for endpoint in
+            ["http://", "http://:4317", "http://c:x", "http://user@c:1", "http://c:1/v1/traces", "c:4317"]
+        {
             assert!(read([("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]).is_err(), "{endpoint}");
         }
     }

@@ -13,13 +13,11 @@ use std::{
 use model::TraceContext;
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue, Value,
-    trace::{
-        Link, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-    },
+    trace::{Link, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{
-    BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _, SpanData,
-    SpanEvents, SpanLinks, SpanProcessor as _,
+    BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _,
+    SpanData, SpanEvents, SpanLinks, SpanProcessor as _,
 };
 
 use crate::TelemetrySettings;
@@ -275,7 +273,8 @@ mod tests {
 
     fn tracer(sampler: &str) -> Tracer {
         // Nobody listens there; nothing here needs it.
-        let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("OTEL_TRACES_SAMPLER", sampler)];
+        let settings =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("OTEL_TRACES_SAMPLER", sampler)];
         let mut reader = settings::of(settings);
         let settings = TelemetrySettings::read(&mut reader);
         Tracer::start("a-test", &reader.finish(|| Some(settings)).unwrap())

@@ -2,9 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{
-    Clock, Samples, SessionId, Speaker, StreamId, TraceContext, Untranslated, UtteranceId, Word,
-};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, TraceContext, Untranslated, UtteranceId, Word};
 use outbox::Bell;
 use rpc::Source;
 use storage::{NewFinal, NewTranslation, OpenStream, Recorded, Revision, Storage, StorageError};

@@ -114,7 +114,8 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let translations = Translations::new(&settings.translating)?;
     let teller = Teller { storage: storage.clone(), bell, clock };
     Translating::start(&translations, teller.clone(), life);
-    let service = Service::new(settings, teller, partials, engines, translations, tracer.clone(), life.clone());
+    let service =
+        Service::new(settings, teller, partials, engines, translations, tracer.clone(), life.clone());
 
     let (probed_storage, probed_bus) = (storage, bus);
     let readiness = Readiness::new(life.draining().clone())

@@ -338,7 +338,8 @@ async fn run<S: Story>(
     // The listener is gone only when the process is.
     let wish = async || drop(feeds.wishes.0.send(S::on_the_bus(&topic)).await);
     wish().await;
-    let mut teller = Teller { edge: &edge, topic: &topic, feed: &feed, order: Order::default(), rung: BTreeMap::new() };
+    let mut teller =
+        Teller { edge: &edge, topic: &topic, feed: &feed, order: Order::default(), rung: BTreeMap::new() };
     let mut reading: Option<Reading<S>> = None;
     let (mut pause, mut asked) = (Duration::ZERO, 0);
     let mut look = Instant::now() + LINGER;

@@ -21,7 +21,8 @@ async fn delivered(collector: &TraceCollector, first: &str, followers: &str) -> 
     eventually("the trace of a delivery is whole", async || {
         let spans = collector.spans();
         let is_delivery = |span: &&RecordedSpan| {
-            span.name == "deliver" && span.attributes.get("parley.followers").is_some_and(|count| count == followers)
+            span.name == "deliver"
+                && span.attributes.get("parley.followers").is_some_and(|count| count == followers)
         };
         let mut ways = spans.iter().filter(is_delivery).filter_map(|span| collector.way_to(span));
         ways.find(|way| way[0].name == first)
@@ -53,7 +54,10 @@ async fn is_the_way_of_an_utterance(collector: &TraceCollector, room: &Room, rec
     assert!(way.iter().all(|span| span.start <= span.end && !span.failed), "{way:#?}");
     for span in &way {
         assert_eq!(span.resource["deployment.environment.name"], "test");
-        assert!(span.resource.contains_key("service.version") && span.resource.contains_key("service.instance.id"));
+        assert!(
+            span.resource.contains_key("service.version")
+                && span.resource.contains_key("service.instance.id")
+        );
     }
     // Its parts beside the way, and the trace of the whole stream.
     let parts = eventually("its parts have come", async || {
@@ -109,12 +113,17 @@ async fn a_notification_is_one_trace_which_its_sender_may_have_begun() {
     let stack = traced(&collector).await;
     let user = stack.user();
     let mut tab = user.tab(None).await;
+    // What comes before it has read its list would be in that.
+    tab.counts(0).await;
     let (theirs, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
     let body = json!({"userId": user.id, "type": "SYSTEM_ANNOUNCEMENT", "title": "A private matter", "message": "m"});
     let request = reqwest::Client::new().post(stack.http("/api/notifications")).bearer_auth(SERVICE_KEY);
     let request = request.header("traceparent", format!("00-{theirs}-{parent}-01"));
     let answer = request.header("x-request-id", "backend-7").json(&body).send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), &answer.headers()["x-request-id"]), (200, &"backend-7".parse().unwrap()));
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-request-id"]),
+        (200, &"backend-7".parse().unwrap())
+    );
     tab.titles_to("A private matter").await;
 
     let way = eventually("the trace of the delivery is whole", async || {
@@ -136,7 +145,8 @@ async fn a_notification_is_one_trace_which_its_sender_may_have_begun() {
     assert_eq!(way[0].attributes["parley.request.id"], "backend-7");
     eventually("Postgres is a part of the call", async || {
         let stored = |span: &RecordedSpan| {
-            span.parent == way[1].id && span.attributes.get("db.system.name").is_some_and(|name| name == "postgresql")
+            span.parent == way[1].id
+                && span.attributes.get("db.system.name").is_some_and(|name| name == "postgresql")
         };
         collector.spans().iter().any(stored)
     })
@@ -181,7 +191,9 @@ async fn a_collector_that_is_away_disturbs_nobody() {
     bob.finals_to(finals.last().unwrap().sequence.0).await;
     let user = stack.user();
     let mut tab = user.tab(None).await;
+    tab.counts(0).await;
     user.publish_surely("told").await;
     tab.titles_to("told").await;
-    eventually("it is said", async || e2e::logged().contains("the collector of traces does not take them")).await;
+    eventually("it is said", async || e2e::logged().contains("the collector of traces does not take them"))
+        .await;
 }
