@@ -1,7 +1,7 @@
 //! The one JSON form of an event in Redis, and its conversions from and to `model`.
 //!
-//! `{"v":1,"id":UUID,"topic":"session:demo","sequence":7,"kind":"final","origin":UUID,"payload":{…}}`. Fields may be
-//! added; a reader skips those it does not know. A change that old readers would misread is a new `v`, and a new
+//! `{"v":1,"id":UUID,"topic":"session:demo","sequence":7,"kind":"final","origin":UUID,"payload":{…}}`, with `traceparent`
+//! (W3C Trace Context) when what is told belongs to a trace. Fields may be added; a reader skips those it does not know. A change that old readers would misread is a new `v`, and a new
 //! meaning is a new `kind`: readers skip both, counted, since processes of two releases run while one is rolled out.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use model::{
     AppEvent, Caption, Change, EngineName, Fallback, Final, Identity, JsonObject, Message, Notification,
     NotificationChange, Outside, Partial, RoomSign, Samples, SeatId, Sequence, SessionSlug, Speaker,
-    StreamId, StreamState, StreamStatus, Timestamp, Topic, TranscriptionError, Translation, Unread,
-    Untranslated, UserId, UtteranceId, Word,
+    StreamId, StreamState, StreamStatus, Timestamp, Topic, TraceContext, TranscriptionError, Translation,
+    Unread, Untranslated, UserId, UtteranceId, Word,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -76,6 +76,8 @@ struct Outgoing<'a, P> {
     kind: &'a str,
     /// The process that published it, for whoever reads along.
     origin: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<TraceContext>,
     payload: P,
 }
 
@@ -89,6 +91,8 @@ struct Incoming<'a> {
     topic: Topic,
     sequence: Option<Sequence>,
     kind: &'a str,
+    #[serde(default, borrow)]
+    traceparent: Option<&'a RawValue>,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
@@ -235,6 +239,9 @@ pub(crate) fn kind(event: &Event) -> &'static str {
     }
 }
 
+/// What a message says, and the trace that it belongs to.
+pub(crate) type Heard = (Topic, Event, Option<TraceContext>);
+
 pub(crate) fn encode(origin: Uuid, topic: &Topic, event: &Event) -> Result<Vec<u8>, BusError> {
     let kind = kind(event);
     let encoded = match event {
@@ -286,10 +293,12 @@ fn seal(
     kind: &str,
     payload: impl Serialize,
 ) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&Outgoing { v: VERSION, id: Uuid::new_v4(), topic, sequence, kind, origin, payload })
+    let traceparent = telemetry::current();
+    let id = Uuid::new_v4();
+    serde_json::to_vec(&Outgoing { v: VERSION, id, topic, sequence, kind, origin, traceparent, payload })
 }
 
-pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
+pub(crate) fn decode(message: &[u8]) -> Result<Heard, Unreadable> {
     fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
         serde_json::from_slice(json).map_err(|_| Unreadable::Malformed)
     }
@@ -297,7 +306,9 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
     if read::<Version>(message)?.v != VERSION {
         return Err(Unreadable::Version);
     }
-    let Incoming { topic, sequence, kind, payload } = read(message)?;
+    let Incoming { topic, sequence, kind, traceparent, payload } = read(message)?;
+    // One that cannot be read concerns the trace alone.
+    let trace = traceparent.and_then(|text| serde_json::from_str(text.get()).ok());
     let payload = payload.get().as_bytes();
     let event = match kind {
         PARTIAL => Event::Caption(Caption::Partial(partial(read(payload)?))),
@@ -347,7 +358,7 @@ pub(crate) fn decode(message: &[u8]) -> Result<(Topic, Event), Unreadable> {
         }
         _ => return Err(Unreadable::Kind),
     };
-    Ok((topic, event))
+    Ok((topic, event, trace))
 }
 
 fn status_payload(status: &StreamStatus) -> StatusPayload {
@@ -638,7 +649,22 @@ mod tests {
     fn every_event_survives_the_envelope() {
         for event in events() {
             let message = encode(Uuid::nil(), &topic(), &event).unwrap();
-            assert_eq!(decode(&message), Ok((topic(), event)));
+            assert_eq!(decode(&message), Ok((topic(), event, None)));
+        }
+    }
+
+    #[test]
+    fn a_trace_that_cannot_be_read_is_none() {
+        let trace = |traceparent: &str| {
+            let message = format!(
+                r#"{{"v":1,"topic":"session:a","kind":"session_ended","traceparent":{traceparent},"payload":{{}}}}"#
+            );
+            decode(message.as_bytes()).unwrap().2
+        };
+        let context = TraceContext { trace: 1, span: 2, is_sampled: true };
+        assert_eq!(trace(&format!("\"{context}\"")), Some(context));
+        for unreadable in ["\"00-1\"", "7", "null", "{}"] {
+            assert_eq!(trace(unreadable), None, "{unreadable}");
         }
     }
 

@@ -9,7 +9,10 @@ use model::{AppEvent, Change, JsonObject, Notification, NotificationId, Topic, U
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{Event, envelope::Unreadable};
+use crate::{
+    Event,
+    envelope::{Heard, Unreadable},
+};
 
 /// Prefix of the channels of other back ends, unless it is set otherwise.
 pub const DEFAULT_OTHERS_PREFIX: &str = "ws:";
@@ -101,7 +104,7 @@ fn changed(user: &UserId, change: &Change) -> Vec<Value> {
 }
 
 /// What another back end published; `None` when it was one of us.
-pub(crate) fn decode(key: &[u8], message: &[u8]) -> Result<Option<(Topic, Event)>, Unreadable> {
+pub(crate) fn decode(key: &[u8], message: &[u8]) -> Result<Option<Heard>, Unreadable> {
     let key = std::str::from_utf8(key).map_err(|_| Unreadable::Malformed)?;
     let topic = topic(key).ok_or(Unreadable::Kind)?;
     let message = std::str::from_utf8(message).map_err(|_| Unreadable::Malformed)?;
@@ -113,7 +116,7 @@ pub(crate) fn decode(key: &[u8], message: &[u8]) -> Result<Option<(Topic, Event)
         return Ok(None);
     }
     match fields.get("type") {
-        Some(Value::String(_)) => Ok(Some((topic, Event::App(AppEvent { sequence: None, payload })))),
+        Some(Value::String(_)) => Ok(Some((topic, Event::App(AppEvent { sequence: None, payload }), None))),
         _ => Err(Unreadable::Malformed),
     }
 }
@@ -122,7 +125,7 @@ pub(crate) fn decode(key: &[u8], message: &[u8]) -> Result<Option<(Topic, Event)
 mod tests {
     use super::*;
 
-    fn heard(key: &str, message: &str) -> Result<Option<(Topic, Event)>, Unreadable> {
+    fn heard(key: &str, message: &str) -> Result<Option<Heard>, Unreadable> {
         decode(key.as_bytes(), message.as_bytes())
     }
 
@@ -139,7 +142,7 @@ mod tests {
             ("creator_c", "creator:c"),
             ("feed:u1", "feed:u1"),
         ] {
-            assert_eq!(heard(key, like), Ok(Some((topic.parse().unwrap(), event.clone()))), "{key}");
+            assert_eq!(heard(key, like), Ok(Some((topic.parse().unwrap(), event.clone(), None))), "{key}");
         }
         for (key, message) in [("unknown_{}", like), ("post", like), ("", like)] {
             assert_eq!(heard(key, message), Err(Unreadable::Kind), "{key}");

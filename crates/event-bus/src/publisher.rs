@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use model::Topic;
 use redis::{Client, Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection, aio::SendError};
+use telemetry::SpanKind;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -66,6 +67,25 @@ impl Publisher {
         event: &Event,
     ) -> Result<(), BusError> {
         let kind = envelope::kind(event);
+        let mut span = telemetry::span("publish", SpanKind::Producer);
+        span.set("messaging.system", "redis");
+        span.set("messaging.operation.type", "send");
+        span.set("messaging.operation.name", "PUBLISH");
+        span.set("parley.event.kind", kind);
+        let sent = span.within(self.publish_now(channels, topic, event, kind)).await;
+        if sent.is_err() {
+            span.failed("redis");
+        }
+        sent
+    }
+
+    async fn publish_now(
+        &self,
+        channels: &Channels,
+        topic: &Topic,
+        event: &Event,
+        kind: &'static str,
+    ) -> Result<(), BusError> {
         let message = envelope::encode(self.origin, topic, event)?;
         let mut commands = vec![Cmd::publish(channels.of(topic), message)];
         if let Some((key, messages)) = others::encode(self.origin, topic, event)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
-use model::Topic;
+use model::{Topic, TraceContext};
 use redis::{Client, PushInfo, PushKind, Value, aio::MultiplexedConnection, aio::SendError};
 use tokio::{
     sync::{Notify, mpsc},
@@ -20,7 +20,7 @@ use crate::{
     BusError, Event,
     channels::Channels,
     connection::{open, unavailable},
-    envelope::{self, Unreadable},
+    envelope::{self, Heard, Unreadable},
     others,
 };
 
@@ -72,6 +72,8 @@ pub enum Received {
         topic: Topic,
         /// What.
         event: Event,
+        /// The trace that it belongs to.
+        trace: Option<TraceContext>,
     },
     /// Events of any topic may have been missed: the connection was away and all topics are subscribed again, or
     /// the listener was too slow. Whoever keeps a sequence reads on from Postgres now.
@@ -174,10 +176,10 @@ impl Subscriber {
             };
             match push {
                 Some(push) => {
-                    if let Some((topic, event)) = read(&push, &self.channels)
+                    if let Some((topic, event, trace)) = read(&push, &self.channels)
                         && self.topics.contains(&topic)
                     {
-                        return Received::Event { topic, event };
+                        return Received::Event { topic, event, trace };
                     }
                 }
                 None => self.reconnect(&BusError::Unavailable("the connection ended".to_owned())),
@@ -301,7 +303,7 @@ impl Change {
     }
 }
 
-fn read(push: &PushInfo, channels: &Channels) -> Option<(Topic, Event)> {
+fn read(push: &PushInfo, channels: &Channels) -> Option<Heard> {
     let heard = match push.data.as_slice() {
         [_channel, Value::BulkString(message)] => envelope::decode(message).map(Some),
         [_pattern, Value::BulkString(channel), Value::BulkString(message)] => {

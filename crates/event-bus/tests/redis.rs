@@ -42,7 +42,7 @@ fn status(number: i64) -> Event {
 }
 
 fn event(session: &str, event: Event) -> Received {
-    Received::Event { topic: topic(session), event }
+    Received::Event { topic: topic(session), event, trace: None }
 }
 
 async fn next(subscriber: &mut Subscriber) -> Received {
@@ -270,9 +270,13 @@ async fn other_back_ends_are_heard_and_told_without_an_echo() {
     bus.publish(&post, &event(Some(7), 5)).await.unwrap();
     bus.publish(&post, &Event::SessionEnded).await.unwrap();
     for expected in [event(None, 1), event(None, 2), event(None, 4), event(Some(7), 5), Event::SessionEnded] {
-        assert_eq!(next(&mut subscriber).await, Received::Event { topic: post.clone(), event: expected });
+        assert_eq!(
+            next(&mut subscriber).await,
+            Received::Event { topic: post.clone(), event: expected, trace: None }
+        );
     }
-    assert_eq!(next(&mut ours_only).await, Received::Event { topic: post.clone(), event: event(Some(7), 5) });
+    let expected = Received::Event { topic: post.clone(), event: event(Some(7), 5), trace: None };
+    assert_eq!(next(&mut ours_only).await, expected);
 
     let mut heard = Vec::new();
     let mut messages = they_hear.on_message();
@@ -428,7 +432,7 @@ async fn signs_reach_whoever_follows_the_room_and_nobody_else() {
         let sign = Event::Sign { sign, from: seat(1) };
         bus.publish(&topic("general"), &Event::SessionEnded).await.unwrap();
         bus.publish(&topic("session:a b"), &sign).await.unwrap();
-        let expected = Received::Event { topic: topic("session:a b"), event: sign };
+        let expected = Received::Event { topic: topic("session:a b"), event: sign, trace: None };
         assert_eq!(next(&mut subscriber).await, expected);
     }
 }

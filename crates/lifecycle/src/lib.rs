@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use telemetry::{TelemetrySettings, Tracer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -62,6 +63,9 @@ pub struct Lifecycle {
     stop: CancellationToken,
     tasks: TaskTracker,
     companions: TaskTracker,
+    /// Cancelled when all of these have ended.
+    ended: CancellationToken,
+    last: TaskTracker,
     failure: Arc<OnceLock<CriticalTaskEnded>>,
 }
 
@@ -72,6 +76,8 @@ impl Default for Lifecycle {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             companions: TaskTracker::new(),
+            ended: CancellationToken::new(),
+            last: TaskTracker::new(),
             failure: Arc::default(),
         }
     }
@@ -102,6 +108,20 @@ impl Lifecycle {
             let _guard = guard;
             task.await;
         }));
+    }
+
+    /// Makes the spans of this service, as its settings say, and has the last of them taken when everything has ended.
+    /// Call it inside of a runtime.
+    pub fn trace(&self, service: &'static str, settings: &TelemetrySettings) -> Tracer {
+        let tracer = Tracer::start(service, settings);
+        if tracer.is_on() {
+            let (last, ended) = (tracer.clone(), self.ended.clone());
+            drop(self.last.spawn(async move {
+                ended.cancelled().await;
+                last.flush().await;
+            }));
+        }
+        tracer
     }
 
     /// Cancelled when the service should accept nothing new and finish what is open.
@@ -151,6 +171,10 @@ impl Lifecycle {
             let tasks = self.tasks.len() + self.companions.len();
             tracing::error!(tasks, "tasks did not stop; leaving without them");
         }
+        self.ended.cancel();
+        self.last.close();
+        // Each has its own limit.
+        self.last.wait().await;
         tracing::info!("ended");
         self.failure.get().cloned().map_or(Ok(()), Err)
     }

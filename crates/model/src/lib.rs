@@ -13,6 +13,7 @@ mod pcm;
 pub mod room;
 mod stream;
 mod topic;
+mod trace;
 
 pub use caption::{
     Caption, Entry, Final, Outside, Partial, Speaker, Spoken, Translation, Untranslated, Word,
@@ -31,3 +32,4 @@ pub use pcm::{FRAME_SAMPLES, PcmFrame, SAMPLE_RATE_HZ, Samples};
 pub use room::{Member, Message, MessageKind, NewMessage, RoomSign};
 pub use stream::{EngineName, Fallback, StreamState, StreamStatus, TranscriptionError};
 pub use topic::{InvalidTopic, Sequence, Topic};
+pub use trace::{TraceContext, TraceContextInvalid};

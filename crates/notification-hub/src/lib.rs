@@ -26,7 +26,7 @@ use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
 use model::Clock;
 use outbox::Relay;
 use rpc::{
-    KEEP_ALIVE,
+    KEEP_ALIVE, Traced,
     notification::{HUB_MESSAGE_BYTES_MAX, NotificationsServer},
 };
 use storage::{Storage, StorageError};
@@ -91,6 +91,7 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
     register_metrics();
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
+    let tracer = life.trace("notification-hub", &settings.telemetry);
 
     let listener = listen("HUB_PORT", settings.address).await?;
     let admin = listen("HUB_METRICS_PORT", settings.admin_address).await?;
@@ -111,7 +112,7 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
         })
     });
 
-    let relay = Relay::new(storage.clone(), bus.clone());
+    let relay = Relay::new(storage.clone(), bus.clone()).traced(tracer.clone());
     let announce = relay.ring();
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
     let due = Due::new(storage.clone(), announce.clone(), clock.clone(), hooked);
@@ -160,7 +161,7 @@ pub async fn start(settings: &HubSettings, life: &Lifecycle, clock: Clock) -> Re
     let service = NotificationsServer::new(service)
         .max_decoding_message_size(HUB_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(HUB_MESSAGE_BYTES_MAX);
-    let service = InterceptedService::new(service, door);
+    let service = Traced::new(InterceptedService::new(service, door), tracer);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE));

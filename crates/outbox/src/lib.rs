@@ -9,8 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use event_bus::{BusError, Event, EventBus};
 use futures_util::{StreamExt, stream};
-use model::{Clock, Topic};
+use model::{Clock, Topic, TraceContext};
 use storage::{Announcement, OutboxClaim, OutboxRow, Storage, StorageError};
+use telemetry::Tracer;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -41,6 +42,7 @@ pub struct Relay {
     bus: EventBus,
     clock: Clock,
     bell: Bell,
+    tracer: Tracer,
 }
 
 /// Tells a [`Relay`] that a transaction with an outbox row was committed. Cheap to clone, never waits.
@@ -77,7 +79,12 @@ enum RelayError {
 impl Relay {
     /// A relay between these two.
     pub fn new(storage: Storage, bus: EventBus) -> Self {
-        Self { storage, bus, clock: Clock::system(), bell: Bell::default() }
+        Self { storage, bus, clock: Clock::system(), bell: Bell::default(), tracer: Tracer::default() }
+    }
+
+    /// The same, which goes on with the traces of what it publishes.
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// What to ring after a commit.
@@ -146,8 +153,10 @@ impl Relay {
     /// Publishes the claimed rows in their order; how many were, up to the first that was not.
     async fn publish(&self, claim: &OutboxClaim) -> (usize, Result<(), BusError>) {
         // Owned, since the compiler cannot see that a stream of borrowing futures may change threads.
-        let announcements: Vec<(Topic, Event)> = claim.rows().iter().map(announcement).collect();
-        let publish = async |(topic, event): (Topic, Event)| self.bus.publish(&topic, &event).await;
+        let announcements: Vec<_> = claim.rows().iter().map(|row| (row.trace, announcement(row))).collect();
+        let publish = async |(trace, (topic, event)): (Option<TraceContext>, (Topic, Event))| {
+            self.tracer.within(trace, self.bus.publish(&topic, &event)).await
+        };
         let publishing = announcements.into_iter().map(publish);
         let mut outcomes = stream::iter(publishing).buffered(PUBLISHING_MAX);
         let mut published = 0;

@@ -1,14 +1,16 @@
 //! Between a real Postgres and a real Redis.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 
 use event_bus::{BusSettings, Event, EventBus, Received, Subscriber};
-use model::{Caption, Samples, SessionSlug, Speaker, StreamId, Timestamp, Topic};
+use model::{Caption, Samples, SessionSlug, Speaker, StreamId, Timestamp, Topic, TraceContext};
 use outbox::{Bell, Relay};
 use storage::{NewFinal, NewStream, OpenStream, Recorded, Storage, StorageSettings};
+use telemetry::{SpanKind, TelemetrySettings, Tracer};
 use testkit::{
-    Cable, Database, PATIENCE, RedisServer, eventually, redis_prefix, redis_settings, with_address,
+    Cable, Database, PATIENCE, RedisServer, TraceCollector, eventually, redis_prefix, redis_settings,
+    with_address,
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -123,6 +125,61 @@ async fn committed_finals_are_published_in_order_and_rows_deleted() {
         rest.remove(&next_sequence(&mut follower).await);
     }
     empty(&storage).await;
+}
+
+/// The trace of the next final that arrives.
+async fn next_trace(subscriber: &mut Subscriber) -> Option<TraceContext> {
+    loop {
+        let received = timeout(PATIENCE, subscriber.recv()).await.expect("another final");
+        if let Received::Event { trace, .. } = received {
+            return trace;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_stored_in_a_trace_is_published_in_it() {
+    let collector = TraceCollector::start().await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+    ];
+    let mut reader = settings::of(settings);
+    let settings = TelemetrySettings::read(&mut reader);
+    let tracer = Tracer::start("a-relay", &reader.finish(|| Some(settings)).unwrap());
+
+    let database = Database::scratch().await;
+    let (storage, bus) = (database.storage(), EventBus::connect(&redis_settings()).unwrap());
+    let mut follower = follow(&bus).await;
+    let open = open(&storage).await;
+    let work = tracer.root("work", SpanKind::Internal, None);
+    work.within(store(&storage, &open, 1..=1)).await;
+    store(&storage, &open, 2..=2).await;
+    // Somebody traces and does not record it.
+    let asked = TraceContext { trace: 7, span: 8, is_sampled: false };
+    let unrecorded = tracer.root("work", SpanKind::Internal, Some(asked));
+    unrecorded.within(store(&storage, &open, 3..=3)).await;
+    let relay = Relay::new(storage.clone(), bus.clone()).traced(tracer.clone());
+    let drain = CancellationToken::new();
+    let mut task = JoinSet::new();
+    task.spawn(relay.run(drain.clone()));
+
+    let place = work.context().unwrap();
+    let told = next_trace(&mut follower).await.unwrap();
+    assert!(told.trace == place.trace && told.span != place.span && told.is_sampled);
+    assert_eq!(next_trace(&mut follower).await, None);
+    let told = next_trace(&mut follower).await.unwrap();
+    assert!(told.trace == 7 && !told.is_sampled);
+    drain.cancel();
+    task.join_next().await;
+    drop(work);
+    tracer.flush().await;
+    let spans = collector.spans();
+    let published: Vec<_> = spans.iter().filter(|span| span.name == "publish").collect();
+    let [published] = published[..] else { panic!("{spans:#?}") };
+    let way = collector.way_to(published).unwrap();
+    assert_eq!(way.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), ["work", "publish"]);
+    assert!(way.iter().all(|span| span.service == "a-relay"));
 }
 
 #[tokio::test]

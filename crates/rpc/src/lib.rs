@@ -3,16 +3,20 @@
 //! This changes when `proto/` or the limits of either end do. Generated types stay in [`wire`], [`notification`]
 //! and [`session`], which convert them to and from `model`; it knows nothing of encodings or engines.
 
+mod arrivals;
 pub mod notification;
 mod notification_client;
 pub mod recognition;
 pub mod session;
+mod trace;
 mod uplink;
 mod window;
 pub mod wire;
 mod workers;
 
+pub use arrivals::Arrivals;
 pub use notification_client::{Hub, HubError, HubSettings};
+pub use trace::{Traced, carried};
 pub use uplink::{
     AudioUplink, UplinkClosed, UplinkError, UplinkEvent, UplinkEvents, WhenFull, register_metrics,
 };

@@ -21,7 +21,7 @@ use crate::{
         PublishOutcome, PushKeyRequest, RegisterPushRequest, RemovePushRequest, ReplayRequest, Replayed,
         RoomPage, SetPreferencesRequest, TopicEvent, UserRequest,
     },
-    wire,
+    trace, wire,
 };
 
 /// How long the hub may take to accept a connection.
@@ -123,6 +123,7 @@ impl Hub {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(INTERNAL_TOKEN, token.clone());
         }
+        trace::carry(&mut request, telemetry::current());
         request
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::stream;
@@ -17,6 +17,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     AUDIO_SAMPLES_MAX, MESSAGES_WAITING_MAX, WINDOW, Workers,
+    arrivals::Traces,
+    trace,
     window::Window,
     wire::{self, Finalize, Request, Response, Source, Speak, Stop, TranscribeRequest, TranscribeResponse},
     workers::{Pick, Worker},
@@ -140,7 +142,8 @@ pub struct UplinkClosed;
 
 #[derive(Debug)]
 enum Command {
-    Audio(Vec<i16>),
+    /// Sound, and when it came.
+    Audio(Vec<i16>, SystemTime),
     GoOnAt(Samples),
     Finalize,
     Speak(String),
@@ -177,6 +180,7 @@ impl AudioUplink {
         let (commands, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
         let news = Arc::new(News::default());
         let driver = Driver {
+            traces: Traces::new(workers.tracer(), source.stream),
             workers: workers.clone(),
             source,
             when_full,
@@ -207,8 +211,9 @@ impl AudioUplink {
     /// # Errors
     /// The stream has ended.
     pub async fn send(&self, samples: &[i16]) -> Result<(), UplinkClosed> {
+        let now = SystemTime::now();
         for part in samples.chunks(AUDIO_SAMPLES_MAX) {
-            self.command(Command::Audio(part.to_vec())).await?;
+            self.command(Command::Audio(part.to_vec(), now)).await?;
         }
         Ok(())
     }
@@ -378,6 +383,7 @@ struct Driver {
     commands: mpsc::Receiver<Command>,
     news: Arc<News>,
     window: Window,
+    traces: Traces,
     /// The utterance that is open at this position is to be ended there.
     finalize_at: Option<Samples>,
     /// Another language is to be told at this position.
@@ -482,8 +488,10 @@ impl Driver {
 
     fn accept(&mut self, command: Option<Command>) {
         match command {
-            Some(Command::Audio(samples)) => {
+            Some(Command::Audio(samples, at)) => {
+                let before = self.window.end();
                 self.window.push(&samples);
+                self.traces.came(before, self.window.end(), at);
                 self.make_room();
             }
             Some(Command::GoOnAt(position)) => {
@@ -528,7 +536,8 @@ impl Driver {
         let outgoing = stream::unfold(outgoing, |mut outgoing| async move {
             outgoing.recv().await.map(|message| (message, outgoing))
         });
-        let request = self.workers.request(outgoing);
+        let mut request = self.workers.request(outgoing);
+        trace::carry(&mut request, self.traces.context());
         let opening = async move {
             let mut down = client.transcribe(request).await?.into_inner();
             let first = down.message().await?;
@@ -579,6 +588,7 @@ impl Driver {
                         Ok(Some(TranscribeResponse { message: Some(Response::Acknowledged(ack)) })) => {
                             worker.has_room(ack.room);
                             if self.window.acknowledge(Samples(ack.samples)) {
+                                self.traces.settled(self.window.start());
                                 self.news.acknowledged(self.window.start());
                             }
                             if ack.filtered > filtered {
@@ -592,6 +602,9 @@ impl Driver {
                         }
                         Ok(Some(TranscribeResponse { message: Some(Response::Unserved(unserved)) })) => {
                             self.news.unserved(unserved.message);
+                        }
+                        Ok(Some(TranscribeResponse { message: Some(Response::Traced(traced)) })) => {
+                            self.traces.traced(&traced);
                         }
                         Ok(Some(TranscribeResponse { message: Some(Response::Ended(ended)) })) if stop_sent => {
                             self.news.acknowledged(self.window.end());
@@ -617,6 +630,7 @@ impl Driver {
                         let language = self.source.language.clone().unwrap_or_default();
                         permit.send(TranscribeRequest { message: Some(Request::Speak(Speak { language })) });
                     } else if let Some((start, samples)) = self.window.next_unsent() {
+                        self.traces.left(start, start + Samples::of(samples.len()));
                         permit.send(wire::to_audio(start, samples));
                     } else {
                         stop_sent = true;

@@ -23,8 +23,8 @@ mod generated {
 
 pub use generated::{
     Acknowledged, Audio, Begin, Done, Ended, Finalize, Hearing, Open, Opened, RecognizeRequest,
-    RecognizeResponse, Segment, Speak, Stop, Task, TranscribeRequest, TranscribeResponse, TranslateRequest,
-    TranslateResponse, Unserved, Word, recognize_request::Message as RecognizeIn,
+    RecognizeResponse, Segment, Speak, Stop, Task, Traced, TranscribeRequest, TranscribeResponse,
+    TranslateRequest, TranslateResponse, Unserved, Word, recognize_request::Message as RecognizeIn,
     recognize_response::Message as RecognizeOut, transcribe_request::Message as Request,
     transcribe_response::Message as Response, transcription_client::TranscriptionClient,
     transcription_server::Transcription, transcription_server::TranscriptionServer,

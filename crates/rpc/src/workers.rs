@@ -7,6 +7,7 @@ use std::{
 };
 
 use settings::{Reader, Secret};
+use telemetry::Tracer;
 use tokio::time::Instant;
 use tonic::{
     Request,
@@ -14,7 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{INTERNAL_TOKEN, KEEP_ALIVE, MESSAGE_BYTES_MAX, wire::TranscriptionClient};
+use crate::{INTERNAL_TOKEN, KEEP_ALIVE, MESSAGE_BYTES_MAX, trace, wire::TranscriptionClient};
 
 /// How long a worker may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -77,6 +78,7 @@ pub struct Workers {
     targets: Arc<[Target]>,
     known: Arc<Mutex<Known>>,
     token: Option<MetadataValue<Ascii>>,
+    tracer: Tracer,
 }
 
 /// One entry of the setting.
@@ -137,7 +139,16 @@ impl Workers {
         let token = token
             .map(|token| metadata(token).ok_or(WorkersError { setting: "INTERNAL_TOKEN" }))
             .transpose()?;
-        Ok(Self { targets: targets.into(), known: Arc::default(), token })
+        Ok(Self { targets: targets.into(), known: Arc::default(), token, tracer: Tracer::default() })
+    }
+
+    /// The same, whose streams are traced.
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// The worker with the most room, among those that are not to be left alone. Looks names up again when the last
@@ -160,6 +171,7 @@ impl Workers {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(INTERNAL_TOKEN, token.clone());
         }
+        trace::carry(&mut request, telemetry::current());
         request
     }
 

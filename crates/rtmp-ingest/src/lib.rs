@@ -104,7 +104,7 @@ pub async fn start(settings: &IngestSettings, life: &Lifecycle, clock: Clock) ->
         tokens: SessionTokens::new(settings.jwt_secrets.clone(), clock.clone()),
         storage: Storage::connect(&settings.storage)?,
         bus: EventBus::connect(&settings.bus)?,
-        workers: Workers::new(&settings.workers)?,
+        workers: Workers::new(&settings.workers)?.traced(life.trace("rtmp-ingest", settings.telemetry())),
         hook,
         places: Arc::new(Places::new(settings.connections_max, settings.address_connections_max)),
         desks: Arc::default(),

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::Object;
+use telemetry::SpanKind;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{Config, Row, types::ToSql};
 
@@ -106,8 +107,14 @@ impl Connection {
         let Some(object) = &self.0 else {
             return Err(StorageError::Unavailable("the connection was given up".to_owned()).counted());
         };
+        let mut span = telemetry::span(name, SpanKind::Client);
+        span.set("db.system.name", "postgresql");
+        span.set("db.operation.name", name);
         let began = Instant::now();
         let outcome = timeout(limit, operation(object)).await;
+        if !matches!(outcome, Ok(Ok(_))) {
+            span.failed("postgresql");
+        }
         metrics::histogram!(STATEMENT_SECONDS, "operation" => name).record(began.elapsed());
         match outcome {
             Ok(Ok(value)) => Ok(value),

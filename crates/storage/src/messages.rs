@@ -14,6 +14,7 @@ use crate::{
     columns::{name, parsed, signed, text, timestamp, unsigned},
     connection::Statement,
     notifications_replay::end_of_page,
+    outbox_rows::traceparent,
 };
 
 /// Messages of one room that are counted. They are counted one by one, and some clients ask every few seconds.
@@ -40,20 +41,21 @@ macro_rules! message_columns {
     };
 }
 
-/// A message's announcement, from `$source` in which its columns are.
+/// A message's announcement, from `$source` in which its columns are, with the parameter that has its trace.
 macro_rules! announced {
-    ($source:literal) => {
+    ($source:literal, $trace:literal) => {
         concat!(
             "announced AS (
-                 INSERT INTO outbox (topic, sequence, payload, created_at)
+                 INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
                  SELECT 'room:' || room_id, sequence, jsonb_build_object('kind', 'message', 'message', jsonb_build_object(
                      'id', id, 'room', room_id, 'sequence', sequence, 'position', position, 'author', author,
                      'client_message_id', client_message_id, 'text', text, 'metadata', metadata,
                      'created_at', (extract(epoch FROM created_at) * 1000)::bigint,
                      'edited_at', (extract(epoch FROM edited_at) * 1000)::bigint,
                      'deleted_at', (extract(epoch FROM deleted_at) * 1000)::bigint,
-                     'kind', kind, 'author_name', author_name, 'reply_to', reply_to)), $2::timestamptz
-                 FROM ",
+                     'kind', kind, 'author_name', author_name, 'reply_to', reply_to)), $2::timestamptz, ",
+            $trace,
+            "::text FROM ",
             $source,
             ")"
         )
@@ -78,7 +80,7 @@ pub(crate) const SEND: Statement = Statement {
                     $8::text, $9::text, $10::uuid
              FROM counted RETURNING *),
          ",
-        announced!("said"),
+        announced!("said", "$11"),
         " SELECT ",
         message_columns!(),
         " FROM said UNION ALL SELECT ",
@@ -104,7 +106,7 @@ macro_rules! amend {
             $set,
             " FROM counted WHERE messages.id = $3 RETURNING messages.*),
              ",
-            announced!("amended"),
+            announced!("amended", "$6"),
             " SELECT ",
             message_columns!(),
             ", true FROM amended UNION ALL SELECT ",
@@ -177,7 +179,7 @@ impl Storage {
         new: &NewMessage,
         now: Timestamp,
     ) -> Result<Option<Message>, StorageError> {
-        let parameters: [&(dyn ToSql + Sync); 10] = [
+        let parameters: [&(dyn ToSql + Sync); 11] = [
             &new.room.as_str(),
             &now.to_jiff(),
             &id.0,
@@ -188,6 +190,7 @@ impl Storage {
             &new.kind.label(),
             &name(new.author_name.as_deref()),
             &new.reply_to.map(|id| id.0),
+            &traceparent(),
         ];
         let row = self.in_topic(&topic(&new.room), true, &SEND, &parameters).await?;
         row.as_ref().map(message).transpose()
@@ -231,8 +234,8 @@ impl Storage {
         new_text: &str,
         now: Timestamp,
     ) -> Result<MessageChange, StorageError> {
-        let parameters: [&(dyn ToSql + Sync); 5] =
-            [&room.as_str(), &now.to_jiff(), &id.0, &author.as_str(), &text(new_text)];
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&room.as_str(), &now.to_jiff(), &id.0, &author.as_str(), &text(new_text), &traceparent()];
         let Some(row) = self.in_topic(&topic(room), false, statement, &parameters).await? else {
             return Ok(MessageChange::Unknown);
         };

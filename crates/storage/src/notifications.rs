@@ -15,7 +15,7 @@ use crate::{
     Storage, StorageError,
     columns::{parsed, text, timestamp, unsigned},
     connection::Statement,
-    outbox_rows::Payload,
+    outbox_rows::{Payload, traceparent},
 };
 
 /// A request that carries a key, so that repeating it does nothing twice.
@@ -207,12 +207,12 @@ pub(crate) const STORE: Statement = Statement {
               FROM stored WHERE inboxes.user_id = stored.user_id
               RETURNING inboxes.user_id, inboxes.unread),
           announced AS (
-              INSERT INTO outbox (topic, sequence, payload, created_at)
+              INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
               SELECT 'user:' || user_id, sequence,
                   jsonb_build_object('kind', 'notification', 'unread', unread, 'notification', $11::jsonb
                       || jsonb_build_object('id', id, 'user', user_id, 'sequence', sequence,
                                             'replaces', to_jsonb(replaces))),
-                  $10::timestamptz
+                  $10::timestamptz, $16::text
               FROM stored JOIN tallied USING (user_id)),
           delivered AS (
               INSERT INTO deliveries (way, notification_id, due_at)
@@ -260,8 +260,8 @@ const RECORD_EVENT: Statement = Statement {
               INSERT INTO topic_events (topic, sequence, payload, created_at)
               SELECT $1::text, sequence, $2::jsonb, $3::timestamptz FROM counted),
           announced AS (
-              INSERT INTO outbox (topic, sequence, payload, created_at)
-              SELECT $1::text, sequence, $2::jsonb, $3::timestamptz FROM counted),
+              INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
+              SELECT $1::text, sequence, $2::jsonb, $3::timestamptz, $5::text FROM counted),
           answered AS (
               UPDATE idempotency_keys SET answer = to_jsonb(counted.sequence) FROM counted
               WHERE key = $4 AND answer IS NULL)
@@ -316,7 +316,7 @@ impl Storage {
         let template = template(new.notification, first, new.at);
         let (users, ids) = recipients(new.recipients);
         let key = idempotency.map(|idempotency| idempotency.key);
-        let store: [&(dyn ToSql + Sync); 15] = [
+        let store: [&(dyn ToSql + Sync); 16] = [
             &users,
             &ids,
             &template.kind.as_str(),
@@ -332,6 +332,7 @@ impl Storage {
             &scheduled,
             &key,
             &new.at.0,
+            &traceparent(),
         ];
         let rows = self.keyed(idempotency, new.at, Some(&users), &STORE, &store).await?;
         answer(new, rows)
@@ -365,7 +366,8 @@ impl Storage {
     ) -> Result<Publication<Sequence>, StorageError> {
         let event = Payload::App { event: payload.clone() };
         let key = idempotency.map(|idempotency| idempotency.key);
-        let record: [&(dyn ToSql + Sync); 4] = [&topic.to_string(), &Json(event), &at.to_jiff(), &key];
+        let record: [&(dyn ToSql + Sync); 5] =
+            [&topic.to_string(), &Json(event), &at.to_jiff(), &key, &traceparent()];
         match self.keyed(idempotency, at, None, &RECORD_EVENT, &record).await? {
             Keyed::Now(rows) => match rows.first() {
                 Some(row) => Ok(Publication::Done(Sequence(unsigned(row.try_get(0)?)))),

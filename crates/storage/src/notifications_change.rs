@@ -11,6 +11,7 @@ use crate::{
     columns::unsigned,
     connection::Statement,
     notifications::{LOCK_INBOXES, kept, unread},
+    outbox_rows::traceparent,
 };
 
 /// What a change did.
@@ -78,7 +79,7 @@ macro_rules! change {
             "', 'ids', delta.ids)) AS payload
                  FROM delta, counted, tallied),
              ",
-            announcement!(),
+            announcement!("$5"),
             "
              SELECT (SELECT changed FROM delta), (SELECT count(*) FROM found),
                  COALESCE((SELECT unread FROM tallied), (SELECT unread FROM inboxes WHERE user_id = $1), 0),
@@ -88,14 +89,19 @@ macro_rules! change {
     };
 }
 
+/// What is told, with the parameter that has its trace.
 macro_rules! announcement {
-    () => {
-        "recorded AS (
+    ($trace:literal) => {
+        concat!(
+            "recorded AS (
              INSERT INTO topic_events (topic, sequence, payload, created_at)
              SELECT 'user:' || $1::text, sequence, payload, $3::timestamptz FROM told),
          announced AS (
-             INSERT INTO outbox (topic, sequence, payload, created_at)
-             SELECT 'user:' || $1::text, sequence, payload, $3::timestamptz FROM told)"
+             INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
+             SELECT 'user:' || $1::text, sequence, payload, $3::timestamptz, ",
+            $trace,
+            "::text FROM told)"
+        )
     };
 }
 
@@ -183,7 +189,7 @@ macro_rules! sweep {
             ") AS payload
                  FROM before, counted, tallied),
              ",
-            announcement!(),
+            announcement!("$4"),
             "
              SELECT COALESCE((SELECT changed FROM before), 0), 0::bigint,
                  COALESCE((SELECT unread FROM tallied), (SELECT unread FROM before), 0),
@@ -262,7 +268,8 @@ impl Storage {
                 })
                 .await?;
         }
-        let parameters: [&(dyn ToSql + Sync); 4] = [&user.as_str(), &ids, &now.to_jiff(), &now.0];
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&user.as_str(), &ids, &now.to_jiff(), &now.0, &traceparent()];
         let change = self.change_inbox(user, statement, &parameters).await?;
         Ok(InboxChange { changed: change.changed + unscheduled, found: change.found + unscheduled, ..change })
     }
@@ -272,7 +279,7 @@ impl Storage {
     /// # Errors
     /// As any operation here.
     pub async fn mark_all_read(&self, user: &UserId, now: Timestamp) -> Result<InboxChange, StorageError> {
-        self.change_inbox(user, &READ_ALL, &[&user.as_str(), &now.0, &now.to_jiff()]).await
+        self.change_inbox(user, &READ_ALL, &[&user.as_str(), &now.0, &now.to_jiff(), &traceparent()]).await
     }
 
     /// What the user has read and not archived is gone. Takes the same time whatever there is; the rows are deleted
@@ -285,7 +292,7 @@ impl Storage {
         user: &UserId,
         now: Timestamp,
     ) -> Result<InboxChange, StorageError> {
-        self.change_inbox(user, &CLEAR, &[&user.as_str(), &now.0, &now.to_jiff()]).await
+        self.change_inbox(user, &CLEAR, &[&user.as_str(), &now.0, &now.to_jiff(), &traceparent()]).await
     }
 
     /// Deletes up to `limit` rows that were cleared, of one user. Whether there may be more.

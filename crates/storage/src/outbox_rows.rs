@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use model::{
     AppEvent, Change, Entry, Final, JsonObject, Message, Notification, NotificationChange, Samples, Sequence,
-    SessionSlug, Speaker, Timestamp, Topic, Translation, Unread, UserId, UtteranceId,
+    SessionSlug, Speaker, Timestamp, Topic, TraceContext, Translation, Unread, UserId, UtteranceId,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Json};
@@ -25,6 +25,8 @@ pub struct OutboxRow {
     pub sequence: Sequence,
     /// When it was committed, by the writer's clock.
     pub at: Timestamp,
+    /// Where in a trace it was stored.
+    pub trace: Option<TraceContext>,
     /// The fact itself.
     pub announcement: Announcement,
 }
@@ -100,6 +102,11 @@ pub(crate) enum Payload {
 
 /// The kinds that [`Payload`] can read.
 const KNOWN_KINDS: [&str; 6] = ["final", "translation", "notification", "change", "message", "app"];
+
+/// `outbox.traceparent` of what is stored now.
+pub(crate) fn traceparent() -> Option<String> {
+    telemetry::current().map(|context| context.to_string())
+}
 
 impl Payload {
     pub(crate) fn of(segment: &Final) -> Self {
@@ -188,7 +195,7 @@ impl Payload {
 
 const CLAIM: Statement = Statement {
     name: "claim_outbox",
-    sql: "SELECT id, topic, sequence, created_at, payload FROM outbox WHERE payload ->> 'kind' = ANY($2)
+    sql: "SELECT id, topic, sequence, created_at, payload, traceparent FROM outbox WHERE payload ->> 'kind' = ANY($2)
           ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
 };
 
@@ -313,6 +320,8 @@ fn outbox_row(row: &Row) -> Result<OutboxRow, StorageError> {
         topic: parsed(row.try_get(1)?)?,
         sequence,
         at: timestamp(row.try_get(3)?),
+        // One that cannot be read concerns the trace alone.
+        trace: row.try_get::<_, Option<&str>>(5)?.and_then(|text| text.parse().ok()),
         announcement: payload.announcement(sequence),
     })
 }

@@ -29,7 +29,7 @@ const SEED: &str = "
 /// Statements and what they are executed with.
 fn statements() -> Vec<(&'static Statement, &'static str)> {
     let ids = "ARRAY['00000000-0000-0000-0000-000000000005', '00000000-0000-0000-0000-000000049999']::uuid[]";
-    let mark: &'static str = format!("'u1', {ids}, now(), 1").leak();
+    let mark: &'static str = format!("'u1', {ids}, now(), 1, NULL").leak();
     vec![
         (&notifications_list::LISTED, "'u1', 9223372036854775807, 20"),
         (&notifications_list::LISTED, "'u1', 25000, 20"),
@@ -42,14 +42,14 @@ fn statements() -> Vec<(&'static Statement, &'static str)> {
         (&notifications_change::UNREAD, mark),
         (&notifications_change::ARCHIVE, mark),
         (&notifications_change::DELETE, mark),
-        (&notifications_change::READ_ALL, "'u1', 1, now()"),
-        (&notifications_change::CLEAR, "'u1', 1, now()"),
+        (&notifications_change::READ_ALL, "'u1', 1, now(), NULL"),
+        (&notifications_change::CLEAR, "'u1', 1, now(), NULL"),
         (&notifications_due::NEXT, ""),
         (&notifications_due::EXPIRED, "now(), 200"),
         (
             &notifications::STORE,
             "ARRAY['u1'], ARRAY[gen_random_uuid()], 'LIKE_POST', 'title', 'message', NULL, 1::smallint, NULL, 'key',
-             now(), '{}', false, false, NULL, 1",
+             now(), '{}', false, false, NULL, 1, NULL",
         ),
     ]
 }
@@ -88,19 +88,20 @@ const CHAT_SEED: &str = "
 /// Statements about rooms and what they are executed with.
 fn chat_statements() -> Vec<(&'static Statement, &'static str)> {
     let said = "'00000000-0000-0000-0000-000000000005'";
-    let amended: &'static str = format!("'general', now(), {said}, 'u1', 'text'").leak();
-    let reply: &'static str =
-        format!("'general', now(), gen_random_uuid(), 'u1', 'new', 'text', NULL, 'text', 'Name', {said}")
-            .leak();
+    let amended: &'static str = format!("'general', now(), {said}, 'u1', 'text', NULL").leak();
+    let reply: &'static str = format!(
+        "'general', now(), gen_random_uuid(), 'u1', 'new', 'text', NULL, 'text', 'Name', {said}, NULL"
+    )
+    .leak();
     vec![
         (&messages::SEND, reply),
         (
             &messages::SEND,
-            "'general', now(), gen_random_uuid(), 'u1', NULL, 'text', NULL, 'file', NULL, NULL",
+            "'general', now(), gen_random_uuid(), 'u1', NULL, 'text', NULL, 'file', NULL, NULL, NULL",
         ),
         (
             &messages::SEND,
-            "'general', now(), gen_random_uuid(), 'u1', 'c7', 'text', NULL, 'text', NULL, NULL",
+            "'general', now(), gen_random_uuid(), 'u1', 'c7', 'text', NULL, 'text', NULL, NULL, NULL",
         ),
         (&messages::EDIT, amended),
         (&messages::TAKE_BACK, amended),

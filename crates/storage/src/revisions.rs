@@ -7,6 +7,7 @@ use crate::{
     Storage, StorageError,
     columns::{name, outside_column, segment, segment_columns, text},
     connection::Statement,
+    outbox_rows::traceparent,
 };
 
 /// A text that takes its place in a session: the first of an utterance that we did not hear, or a correction.
@@ -72,12 +73,12 @@ const REVISE: Statement = Statement {
              JOIN translations ON translations.session_id = latest.session_id
                  AND translations.segment = latest.sequence),
          announced AS (
-             INSERT INTO outbox (topic, sequence, payload, created_at)
+             INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
              SELECT $1::text, sequence, jsonb_build_object(
                  'kind', 'final', 'session', $2::text, 'utterance', utterance_id, 'revision', revision,
                  'identity', speaker_identity, 'name', speaker_name, 'text', text, 'language', language,
                  'start', start_sample, 'end', end_sample, 'words', words,
-                 'at', (extract(epoch FROM stored_at) * 1000)::bigint, 'outside', outside::jsonb), $3::timestamptz
+                 'at', (extract(epoch FROM stored_at) * 1000)::bigint, 'outside', outside::jsonb), $3::timestamptz, $12::text
              FROM stored)
          SELECT ",
         segment_columns!(),
@@ -95,7 +96,7 @@ impl Storage {
     pub async fn revise(&self, revision: &Revision) -> Result<Option<Final>, StorageError> {
         let topic = Topic::Session(revision.session.clone()).to_string();
         let speaker = revision.speaker.as_ref();
-        let parameters: [&(dyn ToSql + Sync); 11] = [
+        let parameters: [&(dyn ToSql + Sync); 12] = [
             &topic,
             &revision.session.as_str(),
             &revision.at.to_jiff(),
@@ -107,6 +108,7 @@ impl Storage {
             &name(speaker.and_then(|speaker| speaker.name.as_deref())),
             &revision.language,
             &revision.said_at.to_jiff(),
+            &traceparent(),
         ];
         let row = self.in_topic(&topic, true, &REVISE, &parameters).await?;
         row.map(|row| segment(&revision.session, &row)).transpose()

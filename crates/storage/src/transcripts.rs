@@ -14,7 +14,7 @@ use crate::{
         translation_outcome, unsigned, word_columns,
     },
     connection::Statement,
-    outbox_rows::Payload,
+    outbox_rows::{Payload, traceparent},
 };
 
 /// Finals in one page of [`Storage::transcript`].
@@ -106,8 +106,8 @@ const RECORD: Statement = Statement {
               FROM stored, unnest($16::text[]) AS language
               ON CONFLICT (session_id, segment, language) DO NOTHING),
           announced AS (
-              INSERT INTO outbox (topic, sequence, payload, created_at)
-              SELECT $7::text, stored.sequence, $14::jsonb, $13::timestamptz FROM stored)
+              INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
+              SELECT $7::text, stored.sequence, $14::jsonb, $13::timestamptz, $17::text FROM stored)
           SELECT sequence FROM stored",
 };
 
@@ -201,6 +201,7 @@ impl Storage {
                     &Json(Payload::of(&stored)),
                     &i32::try_from(FIRST_REVISION).unwrap_or(0),
                     &segment.translate_to,
+                    &traceparent(),
                 ],
             )
             .await?;

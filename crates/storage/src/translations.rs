@@ -9,6 +9,7 @@ use crate::{
     Storage, StorageError,
     columns::{number, parsed, text, timestamp, unsigned},
     connection::Statement,
+    outbox_rows::traceparent,
 };
 
 /// A translation that nobody has made yet, lent to whoever claimed it.
@@ -107,12 +108,12 @@ const TELL: Statement = Statement {
               FROM wanted, counted WHERE translations.id = wanted.id
               RETURNING translations.sequence, wanted.speaker_identity, wanted.speaker_name),
           announced AS (
-              INSERT INTO outbox (topic, sequence, payload, created_at)
+              INSERT INTO outbox (topic, sequence, payload, created_at, traceparent)
               SELECT $1::text, sequence, jsonb_build_object(
                   'kind', 'translation', 'session', $2::text, 'utterance', $3::text, 'revision', $4::integer,
                   'identity', speaker_identity, 'name', speaker_name, 'language', $5::text, 'text', $6::text,
                   'failure', $7::text, 'at', (extract(epoch FROM $8::timestamptz) * 1000)::bigint),
-                  $8::timestamptz
+                  $8::timestamptz, $9::text
               FROM told)
           SELECT sequence FROM told",
 };
@@ -166,7 +167,7 @@ impl Storage {
     pub async fn tell_translation(&self, told: &NewTranslation) -> Result<Option<Sequence>, StorageError> {
         let topic = Topic::Session(told.session.clone()).to_string();
         let revision = i32::try_from(told.revision).unwrap_or(i32::MAX);
-        let parameters: [&(dyn ToSql + Sync); 8] = [
+        let parameters: [&(dyn ToSql + Sync); 9] = [
             &topic,
             &told.session.as_str(),
             &told.utterance.to_string(),
@@ -175,6 +176,7 @@ impl Storage {
             &told.outcome.as_deref().ok().map(text),
             &told.outcome.as_ref().err().map(|failure| failure.label()),
             &told.at.to_jiff(),
+            &traceparent(),
         ];
         let row = self.in_topic(&topic, false, &TELL, &parameters).await?;
         row.map(|row| Ok(Sequence(unsigned(row.try_get(0)?)))).transpose()

@@ -1,13 +1,22 @@
-//! Logs and metrics of a service.
+//! Logs, metrics and traces of a service.
 //!
-//! This changes when operators want to be told in another way. It knows no metric by name: each crate keeps the
-//! names of those that it moves.
+//! This changes when operators want to be told in another way. It knows no metric and no span by name: each crate keeps
+//! the names of those that it moves or makes.
+
+mod export;
+mod request;
+mod trace;
 
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use settings::Reader;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+pub use request::{RequestId, RequestIdInvalid};
+pub use trace::{Span, SpanKind, Tracer, current, span};
+
+use crate::export::TraceSettings;
 
 /// Upper bounds of latency buckets, in seconds; every histogram whose name ends in `_seconds` has them.
 const SECONDS_BUCKETS: [f64; 16] =
@@ -31,11 +40,14 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// `RUST_LOG` (default `info`) and `LOG_FORMAT` (`human` or `json`, the default `json`; `human` in dev).
+/// `RUST_LOG` (default `info`), `LOG_FORMAT` (`human` or `json`, the default `json`; `human` in dev), and for traces
+/// `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and
+/// `OTEL_TRACES_SAMPLER_ARG`, as OpenTelemetry has them.
 #[derive(Debug, Clone)]
 pub struct TelemetrySettings {
     filter: String,
     format: LogFormat,
+    pub(crate) traces: Option<TraceSettings>,
 }
 
 impl TelemetrySettings {
@@ -47,7 +59,8 @@ impl TelemetrySettings {
                 .problem("RUST_LOG", format_args!("expected a filter such as info,ws_edge=debug ({error})"));
         }
         let default = if reader.flag("PARLEY_DEV") { LogFormat::Human } else { LogFormat::Json };
-        Self { filter, format: reader.or("LOG_FORMAT", default, "human or json") }
+        let format = reader.or("LOG_FORMAT", default, "human or json");
+        Self { filter, format, traces: TraceSettings::read(reader) }
     }
 }
 

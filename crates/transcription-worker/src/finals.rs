@@ -2,10 +2,11 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use model::{Clock, Samples, SessionId, Speaker, StreamId, Untranslated, UtteranceId, Word};
+use model::{Clock, Samples, SessionId, Speaker, StreamId, TraceContext, Untranslated, UtteranceId, Word};
 use outbox::Bell;
 use rpc::Source;
 use storage::{NewFinal, NewTranslation, OpenStream, Recorded, Revision, Storage, StorageError};
+use telemetry::{SpanKind, Tracer};
 
 use crate::translating::Targets;
 
@@ -21,6 +22,8 @@ pub(crate) struct Utterance {
     pub(crate) language: Option<String>,
     pub(crate) start: Samples,
     pub(crate) end: Samples,
+    /// Where in a trace it was recognized.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// The finals of one stream that are not stored yet. Bounded by the uplink's window: what is not stored is not
@@ -32,6 +35,7 @@ pub(crate) struct Finals {
     storage: Storage,
     bell: Bell,
     targets: Targets,
+    tracer: Tracer,
     clock: Clock,
     waiting: VecDeque<Waiting>,
     storing: Option<Storing>,
@@ -54,6 +58,7 @@ struct Waiting {
     what: Waited,
     /// Audio before this is settled even while the final waits.
     settled: Samples,
+    trace: Option<TraceContext>,
 }
 
 impl Finals {
@@ -63,6 +68,7 @@ impl Finals {
         storage: Storage,
         bell: Bell,
         targets: Targets,
+        tracer: Tracer,
         clock: Clock,
     ) -> Self {
         Self {
@@ -72,6 +78,7 @@ impl Finals {
             storage,
             bell,
             targets,
+            tracer,
             clock,
             waiting: VecDeque::new(),
             storing: None,
@@ -96,7 +103,7 @@ impl Finals {
             translate_to,
             at: self.clock.now(),
         };
-        self.waiting.push_back(Waiting { what: Waited::Final(segment), settled });
+        self.waiting.push_back(Waiting { what: Waited::Final(segment), settled, trace: utterance.trace });
     }
 
     /// Queues another text for an utterance whose final was queued before.
@@ -112,7 +119,7 @@ impl Finals {
             said_at: now,
             at: now,
         };
-        self.waiting.push_back(Waiting { what: Waited::Correction(correction), settled });
+        self.waiting.push_back(Waiting { what: Waited::Correction(correction), settled, trace: None });
     }
 
     /// Whether its engine is to translate them to English.
@@ -133,8 +140,11 @@ impl Finals {
             at: self.clock.now(),
         };
         // No sound waits for it.
-        self.waiting
-            .push_back(Waiting { what: Waited::Translation(translation), settled: Samples(u64::MAX) });
+        self.waiting.push_back(Waiting {
+            what: Waited::Translation(translation),
+            settled: Samples(u64::MAX),
+            trace: None,
+        });
     }
 
     /// Where the oldest ends; the sound before must be metered before it is stored. `None` when none waits.
@@ -168,7 +178,10 @@ impl Finals {
     pub(crate) async fn store_next(&mut self) -> Result<(), StorageError> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
         let storing = self.storing.get_or_insert_with(|| {
-            Box::pin(store(self.storage.clone(), self.source.stream, first.what.clone()))
+            let span = self.tracer.span("store", SpanKind::Internal, first.trace);
+            let storing = store(self.storage.clone(), self.source.stream, first.what.clone());
+            // The span ends with the work.
+            Box::pin(async move { span.within(storing).await })
         });
         let stored = storing.await;
         self.storing = None;

@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use model::{EngineName, Fallback, Samples};
@@ -186,6 +186,8 @@ impl Engines {
         Embedded {
             listener: Some(Box::new(listener)),
             answer: None,
+            asked: SystemTime::UNIX_EPOCH,
+            decoded: None,
             road,
             settings: settings.clone(),
             engines: self.clone(),
@@ -322,6 +324,9 @@ pub(crate) struct Embedded {
     /// Away while it works on a thread of its own.
     listener: Option<Box<Listener>>,
     answer: Option<Answer>,
+    /// When the last of them was asked for.
+    asked: SystemTime,
+    decoded: Option<Decoded>,
     road: Road,
     /// As its source wants to be heard, in whatever language.
     settings: ListenerSettings,
@@ -332,6 +337,13 @@ pub(crate) struct Embedded {
     with_final: Option<Answer>,
     /// Translations of finals that were told, by their numbers. As many as wait for the engine.
     translating: VecDeque<(u32, Answer)>,
+}
+
+/// How long an engine had what was spoken last, its queue included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decoded {
+    pub(crate) asked: SystemTime,
+    pub(crate) answered: SystemTime,
 }
 
 /// What came of waiting.
@@ -353,6 +365,14 @@ impl Hearing {
             Self::Embedded(embedded) => embedded.road.engine,
             Self::FallingBack(falling) => falling.engine,
             Self::Gladia(_) => EngineName::Gladia,
+        }
+    }
+
+    /// How what was told last was decoded; `None` when that was elsewhere.
+    pub(crate) fn decoded(&self) -> Option<Decoded> {
+        match self {
+            Self::Embedded(embedded) => embedded.decoded,
+            Self::Gladia(_) | Self::FallingBack(_) => None,
         }
     }
 
@@ -607,6 +627,7 @@ impl Embedded {
     fn ask(&mut self) {
         if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
             self.with_final = self.translation(&decode);
+            self.asked = SystemTime::now();
             self.answer = Some(self.road.submit(decode));
         }
     }
@@ -632,6 +653,7 @@ impl Embedded {
             }
         };
         self.answer = None;
+        self.decoded = Some(Decoded { asked: self.asked, answered: SystemTime::now() });
         let Some(listener) = &mut self.listener else { return Heard::Settled };
         let settled = listener.settled();
         let spoken = listener.decoded(ticket, result, Instant::now());

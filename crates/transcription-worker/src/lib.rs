@@ -17,6 +17,7 @@ mod service;
 mod settings;
 mod speakers;
 mod stream;
+mod traces;
 mod translating;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -25,7 +26,7 @@ use event_bus::EventBus;
 use lifecycle::{Lifecycle, ListenError, Readiness, listen, serve_admin};
 use model::Clock;
 use outbox::Relay;
-use rpc::{KEEP_ALIVE, MESSAGE_BYTES_MAX, wire::TranscriptionServer};
+use rpc::{KEEP_ALIVE, MESSAGE_BYTES_MAX, Traced, wire::TranscriptionServer};
 use speech::{EnginePool, Gladia, GladiaError, ModelFiles, Moonshine, OpenAi, SpeechError};
 use storage::{Storage, StorageError};
 use tokio::runtime::Handle;
@@ -86,6 +87,7 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     register_metrics();
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
+    let tracer = life.trace("transcription-worker", &settings.telemetry);
     let gladia = settings.gladia.clone().map(Gladia::new).transpose()?;
     let moonshine = Capacity::new(start_engines(settings).await?, Pace::LIVE, settings.streams_max);
     let engines = Engines {
@@ -105,14 +107,15 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
         admin_address: admin.local_addr().unwrap_or(settings.admin_address),
     };
 
-    let relay = Relay::new(storage.clone(), bus.clone());
+    let relay = Relay::new(storage.clone(), bus.clone()).traced(tracer.clone());
     let bell = relay.ring();
     life.spawn_companion("outbox relay", relay.run(life.stopping().clone()));
     let partials = Partials::start(&bus, life);
     let translations = Translations::new(&settings.translating)?;
     let teller = Teller { storage: storage.clone(), bell, clock };
     Translating::start(&translations, teller.clone(), life);
-    let service = Service::new(settings, teller, partials, engines, translations, life.clone());
+    let service =
+        Service::new(settings, teller, partials, engines, translations, tracer.clone(), life.clone());
 
     let (probed_storage, probed_bus) = (storage, bus);
     let readiness = Readiness::new(life.draining().clone())
@@ -132,6 +135,7 @@ pub async fn start(settings: &WorkerSettings, life: &Lifecycle, clock: Clock) ->
     let service = TranscriptionServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let service = Traced::new(service, tracer);
     let draining = life.draining().clone();
     life.spawn_critical("gRPC server", async move {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -20,6 +20,7 @@ use rpc::{
     },
 };
 use storage::{NewStream, OpenStream, Storage, StorageError, StreamLimits};
+use telemetry::Tracer;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +37,7 @@ use crate::{
     recognition,
     speakers::Speakers,
     stream::{Means, StreamTask},
+    traces::Traces,
     translating::{Targets, Teller, Translations},
 };
 
@@ -71,6 +73,7 @@ pub(crate) struct Service {
     bell: Bell,
     partials: Partials,
     translations: Translations,
+    tracer: Tracer,
     life: Lifecycle,
     clock: Clock,
 }
@@ -82,6 +85,7 @@ impl Service {
         partials: Partials,
         engines: Engines,
         translations: Translations,
+        tracer: Tracer,
         life: Lifecycle,
     ) -> Self {
         Self {
@@ -96,6 +100,7 @@ impl Service {
             bell,
             partials,
             translations,
+            tracer,
             life,
             clock,
         }
@@ -146,10 +151,12 @@ impl Service {
                 storage.clone(),
                 self.bell.clone(),
                 Targets::new(&self.translations, source),
+                self.tracer.clone(),
                 clock.clone(),
             ),
             meter: Meter::new(source.stream, open, engine, storage, clock.clone()),
             partials: self.partials.clone(),
+            traces: Traces::new(self.tracer.clone()),
             speakers,
             clock,
         }

@@ -28,6 +28,7 @@ use crate::{
     partials::Partials,
     service::Ownership,
     speakers::Speakers,
+    traces::Traces,
 };
 
 /// How often an unmoved acknowledgement is repeated, so that the source knows that we live.
@@ -101,6 +102,7 @@ pub(crate) struct StreamTask {
     refused: Option<Unserved>,
     finals: Finals,
     partials: Partials,
+    traces: Traces,
     meter: Meter,
     filter: Filter,
     engines: Engines,
@@ -124,6 +126,7 @@ pub(crate) struct Means {
     pub(crate) finals: Finals,
     pub(crate) meter: Meter,
     pub(crate) partials: Partials,
+    pub(crate) traces: Traces,
     pub(crate) speakers: Option<Speakers>,
     pub(crate) clock: Clock,
 }
@@ -148,7 +151,7 @@ impl StreamTask {
             next_number: open.next_utterance,
             ..ListenerSettings::default()
         };
-        let Means { engines, finals, mut meter, partials, speakers, clock } = means;
+        let Means { engines, finals, mut meter, partials, traces, speakers, clock } = means;
         let (hearing, fallback) =
             engines.hear(&settings, source.language.as_deref(), finals.speech_to_english())?;
         meter.set_engine(hearing.engine());
@@ -159,6 +162,7 @@ impl StreamTask {
             refused: None,
             finals,
             partials,
+            traces,
             meter,
             filter: Filter::new(clock.now()),
             engines,
@@ -242,6 +246,10 @@ impl StreamTask {
                 let _ =
                     outgoing.try_send(Ok(TranscribeResponse { message: Some(Outgoing::Unserved(message)) }));
             }
+            while let Some(traced) = self.traces.untold() {
+                // It may be missed: the trace begins later then.
+                let _ = outgoing.try_send(Ok(TranscribeResponse { message: Some(Outgoing::Traced(traced)) }));
+            }
             let engine = self.hearing.engine();
             if self.engine_told != Some(engine) {
                 self.meter.set_engine(engine);
@@ -272,6 +280,7 @@ impl StreamTask {
             let settled = self.settled();
             if settled > self.acknowledged {
                 self.acknowledged = settled;
+                self.traces.settled(settled);
                 let _ = outgoing.try_send(Ok(self.acknowledgement()));
             }
         }
@@ -339,6 +348,7 @@ impl StreamTask {
         let mut samples = vec![0; silence];
         samples.extend_from_slice(new);
         metrics::counter!(AUDIO_MS_TOTAL).increment(Samples::of(new.len()).millis());
+        self.traces.came(frame.start.max(heard), frame.end());
         self.filter.hear(new, self.clock.now());
         self.meter.hear(Samples::of(new.len()), frame.end());
         self.hearing.hear(samples).await.map_err(|_| End::Defect)
@@ -515,7 +525,9 @@ impl StreamTask {
             }
             Spoken::Final { number, revision: 0, text, words, language, start, end, .. } => {
                 self.release(number);
-                let utterance = Utterance { number, speaker, text, words, language, start, end };
+                let decoded = self.hearing.decoded();
+                let trace = self.traces.utterance((start, end), self.hearing.engine(), decoded);
+                let utterance = Utterance { number, speaker, text, words, language, start, end, trace };
                 self.finals.push(utterance, settled);
                 "final"
             }

@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Edge, handshake::Place, limits::FORGET_INTERVAL, route};
+use crate::{Edge, handshake::Place, limits::FORGET_INTERVAL, request::Asked, route};
 
 /// How long a peer may take to send the head of a request, and how long it may keep a connection without one. Longer
 /// than nginx keeps its connections to us, so that it never sends a request into one that we close.
@@ -92,7 +92,8 @@ async fn serve(edge: Arc<Edge>, door: Door, stream: TcpStream, peer: SocketAddr,
         request.extensions_mut().insert(place.clone());
         async move {
             let client = client(&edge.settings.trusted_proxies, peer.ip(), request.headers());
-            Ok::<_, Infallible>(route::answer(&edge, door, client, request).await)
+            let asked = Asked::new(&edge.tracer, &request);
+            Ok::<_, Infallible>(asked.answer(route::answer(&edge, door, client, request)).await)
         }
     });
     let connection = http1::Builder::new()

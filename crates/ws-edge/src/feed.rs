@@ -4,7 +4,7 @@
 //! The bus only rings: whatever it leaves out is read from the store.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
     sync::{
@@ -18,14 +18,19 @@ use event_bus::{Event, Received, Subscriber};
 use fanout::{Follower, Hub, Item};
 use futures_util::future::{BoxFuture, OptionFuture};
 use model::{Sequence, Topic};
+use telemetry::{Span, SpanKind};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
     Edge,
-    order::{Accepted, Order, Page, Record},
+    order::{self, Accepted, Order, Page, Record},
 };
 
 /// Events that wait for one feed. When it is full, what is stored is read from the store and anything else is lost.
@@ -105,10 +110,13 @@ pub(crate) fn wishes() -> (Wishes, mpsc::Receiver<Topic>) {
     (Wishes(wishes), wished)
 }
 
+/// What came by the bus, and the span of handing it on.
+type Rung = (Event, Span);
+
 /// One followed topic.
 pub(crate) struct Feed<S> {
     pub(crate) story: S,
-    inbox: mpsc::Sender<Event>,
+    inbox: mpsc::Sender<Rung>,
     /// The bus left something out: ask the store.
     missed: AtomicBool,
     wake: Notify,
@@ -219,9 +227,12 @@ impl<S: Story> Feeds<S> {
     }
 
     /// Something came by the bus.
-    fn hear(&self, topic: &S::Topic, event: Event) {
-        let Some(feed) = self.feed(topic) else { return };
-        if feed.inbox.try_send(event).is_err() {
+    fn hear(&self, topic: &S::Topic, event: Event, span: Span) {
+        let Some(feed) = self.feed(topic) else { return span.discard() };
+        if let Err(TrySendError::Full((_, span)) | TrySendError::Closed((_, span))) =
+            feed.inbox.try_send((event, span))
+        {
+            span.discard();
             feed.catch_up();
         }
     }
@@ -274,11 +285,16 @@ pub(crate) async fn listen(edge: Arc<Edge>, mut subscriber: Subscriber, mut wish
                 None => return,
             },
             received = subscriber.recv() => match received {
-                Received::Event { topic: Topic::Session(session), event } => {
-                    edge.transcripts.hear(&session, event);
+                Received::Event { topic, event, trace } => {
+                    let mut span = edge.tracer.span("deliver", SpanKind::Consumer, trace);
+                    span.set("messaging.system", "redis");
+                    span.set("messaging.operation.type", "process");
+                    match topic {
+                        Topic::Session(session) => edge.transcripts.hear(&session, event, span),
+                        Topic::Room(room) => edge.talks.hear(&room, event, span),
+                        topic => edge.happenings.hear(&topic, event, span),
+                    }
                 }
-                Received::Event { topic: Topic::Room(room), event } => edge.talks.hear(&room, event),
-                Received::Event { topic, event } => edge.happenings.hear(&topic, event),
                 Received::Gap => {
                     edge.transcripts.missed();
                     edge.happenings.missed();
@@ -316,13 +332,14 @@ async fn run<S: Story>(
     edge: Arc<Edge>,
     topic: S::Topic,
     feed: Arc<Feed<S>>,
-    mut events: mpsc::Receiver<Event>,
+    mut events: mpsc::Receiver<Rung>,
 ) {
     let feeds = S::feeds(&edge);
     // The listener is gone only when the process is.
     let wish = async || drop(feeds.wishes.0.send(S::on_the_bus(&topic)).await);
     wish().await;
-    let mut teller = Teller { edge: &edge, topic: &topic, feed: &feed, order: Order::default() };
+    let mut teller =
+        Teller { edge: &edge, topic: &topic, feed: &feed, order: Order::default(), rung: BTreeMap::new() };
     let mut reading: Option<Reading<S>> = None;
     let (mut pause, mut asked) = (Duration::ZERO, 0);
     let mut look = Instant::now() + LINGER;
@@ -338,7 +355,7 @@ async fn run<S: Story>(
         }
         tokio::select! {
             () = edge.life.stopping().cancelled() => return,
-            event = events.recv() => if let Some(event) = event { teller.hear(event) },
+            rung = events.recv() => if let Some((event, span)) = rung { teller.hear(event, span) },
             outcome = OptionFuture::from(reading.as_mut()), if reading.is_some() => {
                 reading = None;
                 match outcome {
@@ -390,17 +407,42 @@ struct Teller<'a, S: Story> {
     topic: &'a S::Topic,
     feed: &'a Feed<S>,
     order: Order<S::Record>,
+    /// Of records that wait: their rings. Those of what is not traced are not here.
+    rung: BTreeMap<Sequence, Span>,
 }
 
 impl<S: Story> Teller<'_, S> {
-    fn hear(&mut self, event: Event) {
+    fn hear(&mut self, event: Event, span: Span) {
         let mut told = Vec::new();
-        let record = self.feed.story.hear(self.edge, event, &mut told);
+        let Some(record) = self.feed.story.hear(self.edge, event, &mut told) else {
+            // Nothing of the kind is traced.
+            span.discard();
+            return self.tell_all(told);
+        };
         self.tell_all(told);
-        match record.map(|record| self.order.accept(record)) {
-            Some(Accepted::Ready(records)) => self.tell(records),
-            Some(Accepted::Duplicate) => self.edge.tally.duplicate(),
-            Some(Accepted::Waits) | None => {}
+        let sequence = record.sequence();
+        match self.order.accept(record) {
+            Accepted::Ready(records) => {
+                self.keep(sequence, span);
+                self.tell(records);
+            }
+            Accepted::Waits => self.keep(sequence, span),
+            Accepted::Duplicate => {
+                span.discard();
+                self.edge.tally.duplicate();
+            }
+        }
+    }
+
+    /// Keeps the span of a ring until its record is told.
+    fn keep(&mut self, sequence: Sequence, span: Span) {
+        if span.is_recorded() {
+            self.rung.insert(sequence, span);
+        }
+        if self.rung.len() > order::WAITING_MAX
+            && let Some((_, last)) = self.rung.pop_last()
+        {
+            last.discard();
         }
     }
 
@@ -425,15 +467,30 @@ impl<S: Story> Teller<'_, S> {
         }
     }
 
-    fn tell(&self, records: Vec<S::Record>) {
-        self.tell_all(records.into_iter().map(|record| self.feed.story.tell(self.edge, record)));
+    fn tell(&mut self, records: Vec<S::Record>) {
+        for record in records {
+            let mut span = self.rung.remove(&record.sequence()).unwrap_or_else(Span::none);
+            let followers = self.offer(&self.feed.story.tell(self.edge, record));
+            span.count("parley.followers", followers);
+        }
+        // The store had told what these would have.
+        while let Some(earliest) = self.rung.first_entry()
+            && self.order.last().is_some_and(|last| *earliest.key() <= last)
+        {
+            earliest.remove().discard();
+        }
     }
 
     fn tell_all(&self, items: impl IntoIterator<Item = S::Item>) {
         for item in items {
-            let began = Instant::now();
-            S::feeds(self.edge).hub.offer(self.topic, &item);
-            self.edge.tally.event(began.elapsed());
+            self.offer(&item);
         }
+    }
+
+    fn offer(&self, item: &S::Item) -> usize {
+        let began = Instant::now();
+        let followers = S::feeds(self.edge).hub.offer(self.topic, item);
+        self.edge.tally.event(began.elapsed());
+        followers
     }
 }

@@ -36,6 +36,7 @@ mod protocol;
 mod pulse;
 mod recording;
 mod rehearsal;
+mod request;
 mod rest;
 mod rooms;
 mod route;
@@ -63,6 +64,7 @@ use model::Clock;
 use outbox::{Bell, Relay};
 use rpc::{Hub, HubError, Workers, WorkersError};
 use storage::{Storage, StorageError};
+use telemetry::Tracer;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +143,7 @@ pub(crate) struct Edge {
     settings: EdgeSettings,
     clock: Clock,
     life: Lifecycle,
+    tracer: Tracer,
     tokens: SessionTokens,
     users: UserTokens,
     keys: ServiceKeys,
@@ -211,13 +214,14 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
     }
     let storage = Storage::connect(&settings.storage)?;
     let bus = EventBus::connect(&settings.bus)?;
-    let workers = Workers::new(&settings.workers)?;
+    let tracer = life.trace("ws-edge", settings.telemetry());
+    let workers = Workers::new(&settings.workers)?.traced(tracer.clone());
     let hub = Hub::new(&settings.hub)?;
     let plan = settings.livekit.as_ref();
     let livekit = plan.map(|plan| LiveKit::new(&plan.livekit)).transpose()?;
     let webhooks = plan.map(|plan| Webhooks::new(&plan.livekit, clock.clone()));
     let rooms = livekit.zip(plan.cloned()).map(|(livekit, plan)| Rooms::new(livekit, plan));
-    let relay = Relay::new(storage.clone(), bus.clone());
+    let relay = Relay::new(storage.clone(), bus.clone()).traced(tracer.clone());
     if settings.test_mode {
         tracing::warn!("WS_TEST_MODE is set: everybody is sent transcripts that nobody said");
     }
@@ -266,6 +270,7 @@ pub async fn start(settings: &EdgeSettings, life: &Lifecycle, clock: Clock) -> R
         stats: Stats::new(clock.now()),
         clock,
         life: life.clone(),
+        tracer,
         storage,
         bus,
         workers,

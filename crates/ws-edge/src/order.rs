@@ -9,7 +9,7 @@ use model::Sequence;
 
 /// Records that wait for an earlier one. Those beyond it are let go: they are stored, and will be looked up where the
 /// earlier one is.
-const WAITING_MAX: usize = 256;
+pub(crate) const WAITING_MAX: usize = 256;
 
 /// Something that has a place in its topic.
 pub(crate) trait Record: Send + 'static {

@@ -49,6 +49,19 @@ pub(crate) enum Route {
     Model,
 }
 
+/// Where these routes are, but for single models.
+pub(crate) const PATHS: [&str; 9] = [
+    "/api/translate",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/models",
+    "/transcribe",
+    "/detect-language",
+    "/live-translate",
+    "/identify-language",
+    "/batch-transcribe",
+];
+
 /// Which of these routes a path of this door is, if any.
 pub(crate) fn route(door: Door, path: &str) -> Option<Route> {
     match path {

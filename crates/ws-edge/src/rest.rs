@@ -191,6 +191,22 @@ fn route(path: &str) -> Option<Route<'_>> {
     }
 }
 
+/// A path of these routes without what differs from one to another.
+pub(crate) fn pattern(path: &str) -> Option<&'static str> {
+    Some(match route(path)? {
+        Route::Inbox("") => USER_PATH,
+        Route::Inbox(_) => "/api/user/notifications/{*}",
+        Route::Publish => SERVICE_PATH,
+        Route::Session(_) => "/api/sessions/{slug}",
+        Route::Transcript(_) => "/api/sessions/{slug}/transcript",
+        Route::Usage(_) => "/api/sessions/{slug}/transcription/usage",
+        Route::Search => SEARCH_PATH,
+        Route::SaveUsage => SAVE_USAGE_PATH,
+        Route::Stats => STATS_PATH,
+        Route::Chat(_) => "/api/chat/{*}",
+    })
+}
+
 /// Whether a path is one of these routes.
 pub(crate) fn serves(path: &str) -> bool {
     route(path).is_some()

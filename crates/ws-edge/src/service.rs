@@ -5,7 +5,7 @@ use std::sync::Arc;
 use auth::ServiceKeys;
 use model::{FaultKind, Topic};
 use rpc::{
-    KEEP_ALIVE, MESSAGE_BYTES_MAX,
+    KEEP_ALIVE, MESSAGE_BYTES_MAX, Traced,
     session::{
         GetStatusRequest, GetStatusResponse, SetActiveSpeakerRequest, SetActiveSpeakerResponse, StartRequest,
         StartResponse, State, StopRequest, StopResponse, session_id, session_slug, speaker,
@@ -25,11 +25,11 @@ use crate::Edge;
 /// Serves calls until the edge drains.
 pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener) {
     let door = Door { keys: edge.keys.clone() };
-    let draining = edge.life.draining().clone();
+    let (draining, tracer) = (edge.life.draining().clone(), edge.tracer.clone());
     let service = rpc::session::SessionsServer::new(Service { edge })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let service = InterceptedService::new(service, door);
+    let service = Traced::new(InterceptedService::new(service, door), tracer);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))

@@ -13,7 +13,7 @@ use std::{
 use auth::Principal;
 use event_bus::Event;
 use model::{Clock, Identity, SessionSlug, Speaker, Timestamp, Topic, UserId};
-use storage::StorageError;
+use storage::{Session, StorageError};
 use tokio::sync::mpsc;
 
 use crate::{Edge, metrics::QueueCounts, rooms};
@@ -241,11 +241,11 @@ async fn try_write(note: &Note, edge: &Edge, now: Timestamp) -> Result<(), Stora
         }
         Note::Stopped { external_id } => {
             let stopped = storage.stop_session(external_id, now).await?;
-            ended(edge, stopped.map(|session| session.slug), now).await
+            ended(edge, stopped, "stopped", now).await
         }
         Note::Finished { session, begun_by } => {
             let finished = storage.end_session(session, *begun_by, now).await?;
-            ended(edge, finished.map(|session| session.slug), now).await
+            ended(edge, finished, "finished", now).await
         }
         Note::Speaks { session, speaker, at } => {
             storage.note_active_speaker(session, speaker.as_ref(), *at).await
@@ -263,7 +263,7 @@ pub(crate) async fn end_idle(edge: Arc<Edge>) {
         match edge.storage.end_idle_sessions(SESSION_IDLE_LIMIT, edge.clock.now()).await {
             Ok(idle) => {
                 for session in idle {
-                    if let Err(error) = ended(&edge, Some(session.slug), edge.clock.now()).await {
+                    if let Err(error) = ended(&edge, Some(session), "idle", edge.clock.now()).await {
                         tracing::warn!(%error, "let go of the room of an idle session");
                     }
                 }
@@ -277,10 +277,18 @@ pub(crate) async fn end_idle(edge: Arc<Edge>) {
 }
 
 /// A session has ended: its room is let go of, and everybody is told.
-async fn ended(edge: &Edge, session: Option<SessionSlug>, now: Timestamp) -> Result<(), StorageError> {
+async fn ended(
+    edge: &Edge,
+    session: Option<Session>,
+    why: &'static str,
+    now: Timestamp,
+) -> Result<(), StorageError> {
     let Some(session) = session else { return Ok(()) };
-    rooms::release(edge, &session, now).await?;
-    tell_end(edge, session).await;
+    // Its name can be a secret.
+    let seconds = now.since(session.created_at).as_secs();
+    tracing::info!(session = %session.id, why, seconds, "session ended");
+    rooms::release(edge, &session.slug, now).await?;
+    tell_end(edge, session.slug).await;
     Ok(())
 }
 

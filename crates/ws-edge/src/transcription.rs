@@ -31,6 +31,10 @@ const BROADCAST_PATH: &str = "/api/realtime/transcribe/broadcast";
 const TRANSCRIPTS_PATH: &str = "/api/transcripts";
 const LIVEKIT_PATH: &str = "/hooks/livekit";
 
+/// Where these routes are.
+pub(crate) const PATHS: [&str; 6] =
+    [START_PATH, STOP_PATH, ACTIVE_SPEAKER_PATH, BROADCAST_PATH, TRANSCRIPTS_PATH, LIVEKIT_PATH];
+
 /// Largest request body, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 

@@ -31,5 +31,6 @@ mod socketio_bad_input;
 mod speaking;
 mod system_a;
 mod system_d;
+mod traces;
 mod translating;
 mod usage;
