@@ -445,7 +445,9 @@ impl Socket {
     fn closed(&self, code: u16, reason: &str, told: Option<&str>, visitor: &Visitor<'_>) -> Outcome {
         let field = |name: &str| {
             let json: Value = serde_json::from_str(told?).ok()?;
-            Some(json.get(name)?.as_str()?.to_owned())
+            // `/ws` puts what it says into `data`.
+            let value = json.get(name).or_else(|| json.get("data")?.get(name));
+            Some(value?.as_str()?.to_owned())
         };
         let words = field("message").unwrap_or_else(|| reason.to_owned());
         match (code, field("code").as_deref()) {
