@@ -25,8 +25,8 @@ const ROOTS: &str = "sslrootcert";
 #[derive(Clone)]
 pub(crate) struct Server {
     place: Place,
-    /// Whose CAs count, in messages.
-    roots: String,
+    /// Whose CAs count, in messages; none without TLS.
+    roots: Option<String>,
 }
 
 #[derive(Clone)]
@@ -59,6 +59,7 @@ impl Server {
             drop(rustls::crypto::ring::default_provider().install_default());
         }
         let roots = roots.map_or_else(|| "this system's".to_owned(), |path| format!("{ROOTS}={path}"));
+        let roots = tls.then_some(roots);
         Ok(Self { place, roots })
     }
 
@@ -73,7 +74,7 @@ impl Server {
                 .await
                 .map_err(|_| BusError::Unavailable("no Sentinel has led to Redis in time".to_owned()))?,
         };
-        opened.map_err(|error| BusError::Unavailable(explained(&error, &self.roots)))
+        opened.map_err(|error| BusError::Unavailable(explained(&error, self.roots.as_deref())))
     }
 }
 
@@ -121,16 +122,19 @@ fn malformed() -> BusError {
 }
 
 /// What went wrong while connecting; about TLS with the mend.
-fn explained(error: &RedisError, roots: &str) -> String {
+fn explained(error: &RedisError, roots: Option<&str>) -> String {
     let text = error.to_string();
+    let Some(roots) = roots else { return text };
     let mend = if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         format!(
             "its certificate is signed by none of {roots} CAs: name the CA that signed it by ?sslrootcert=FILE in REDIS_URL"
         )
     } else if text.contains("not valid for") {
         "call it in REDIS_URL as its certificate does".to_owned()
-    } else if text.contains("InvalidContentType") {
-        "what listens there speaks no TLS: is it redis:// instead of rediss://, or another port?".to_owned()
+    } else if text.contains("InvalidContentType") || error.is_timeout() {
+        // A Redis without TLS waits for the rest of what it takes for a command.
+        "perhaps what listens there speaks no TLS: is it redis:// instead of rediss://, or another port?"
+            .to_owned()
     } else {
         return text;
     };

@@ -1,6 +1,5 @@
 use std::{
     fs,
-    net::TcpStream,
     os::unix::{
         fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -60,8 +59,12 @@ impl PostgresServer {
             .spawn()
             .expect("postgres to run");
         let server = Self { port, process, _folder: folder };
-        eventually("a private Postgres listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok())
-            .await;
+        eventually("a private Postgres lets people in", async || {
+            let mut asked = Command::new(programs().join("pg_isready"));
+            asked.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+            asked.status().expect("pg_isready to run").success()
+        })
+        .await;
         server
     }
 
