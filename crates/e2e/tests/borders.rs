@@ -18,6 +18,7 @@ fn metadata() -> Metadata {
 const ONLY: &[(&str, &[&str])] = &[
     ("tokio-postgres", &["storage", "testkit"]),
     ("deadpool-postgres", &["storage"]),
+    ("tokio-postgres-rustls", &["storage"]),
     ("refinery", &["storage"]),
     ("redis", &["event-bus", "testkit"]),
     ("jsonwebtoken", &["auth"]),

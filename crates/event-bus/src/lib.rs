@@ -12,6 +12,7 @@ mod others;
 mod presence;
 mod publisher;
 mod room_presence;
+mod sentinel;
 mod state;
 mod subscriber;
 
@@ -30,7 +31,7 @@ pub use subscriber::{
     CONNECTIONS_LOST_TOTAL, GAPS_TOTAL, IGNORED_TOTAL, QUEUE_EVENTS_MAX, Received, Subscriber,
 };
 
-use crate::{channels::Channels, publisher::Publisher};
+use crate::{channels::Channels, connection::Server, publisher::Publisher};
 
 /// Longest wait of [`EventBus::publish`] and [`EventBus::check`], connecting included. Captions are worth little
 /// later than this, and a final is published again from the outbox.
@@ -39,7 +40,10 @@ pub const PUBLISH_LIMIT: Duration = Duration::from_secs(2);
 /// How to reach Redis.
 #[derive(Debug, Clone)]
 pub struct BusSettings {
-    /// `redis://user:password@host:port/database`; Redis 6 or later, as RESP3 came with it.
+    /// `redis://user:password@host:port/database`; Redis 6 or later, as RESP3 came with it. `rediss://` is Redis with
+    /// TLS, of which the certificate is checked against the CAs of the system, or with `?sslrootcert=FILE` against those
+    /// of a PEM file. `redis+sentinel://user:password@host:port,host:port/PRIMARY/database` is Redis behind Sentinel, with
+    /// `?sentinel_password=` where Sentinel wants one; `rediss+sentinel://` is both with TLS.
     pub url: Secret,
     /// Begins every channel name, so that several installations can share one Redis; [`DEFAULT_PREFIX`] otherwise.
     pub prefix: String,
@@ -53,8 +57,8 @@ impl BusSettings {
     pub fn read(reader: &mut Reader) -> Self {
         let url =
             reader.or("REDIS_URL", Secret::from("redis://127.0.0.1:6379"), "redis://host:port/database");
-        if connection::client(&url).is_err() {
-            reader.problem("REDIS_URL", "expected redis://user:password@host:port/database");
+        if let Err(BusError::Address(why)) = Server::new(&url) {
+            reader.problem("REDIS_URL", why);
         }
         let prefix = reader.text("REDIS_PREFIX").unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         let others = reader.text("REDIS_WS_PREFIX").unwrap_or_else(|| DEFAULT_OTHERS_PREFIX.to_owned());
@@ -68,9 +72,10 @@ impl BusSettings {
 /// Why Redis did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// The setting cannot be parsed. The text does not repeat it: it holds a password.
-    #[error("the Redis URL cannot be parsed; expected redis://user:password@host:port/database")]
-    Address,
+    /// The setting cannot be parsed, or the certificates that it names cannot be read. The text does not repeat it: it
+    /// holds a password.
+    #[error("the Redis URL cannot be used: {0}")]
+    Address(String),
     /// Not reachable, too slow, or not willing.
     #[error("Redis is not available: {0}")]
     Unavailable(String),
@@ -80,7 +85,7 @@ impl BusError {
     /// Who must act.
     pub fn fault(&self) -> FaultKind {
         match self {
-            Self::Address => FaultKind::Defect,
+            Self::Address(_) => FaultKind::Defect,
             Self::Unavailable(_) => FaultKind::Dependency,
         }
     }
@@ -89,7 +94,7 @@ impl BusError {
 /// The way to one Redis. Cheap to clone; clones share the connection that publishes.
 #[derive(Clone)]
 pub struct EventBus {
-    client: redis::Client,
+    server: Server,
     channels: Channels,
     publisher: Arc<Publisher>,
 }
@@ -98,12 +103,12 @@ impl EventBus {
     /// Prepares the way. Connects on first use, so Redis need not be up.
     ///
     /// # Errors
-    /// [`BusError::Address`] when the URL cannot be parsed.
+    /// [`BusError::Address`] when the URL cannot be parsed, or its certificates cannot be read.
     pub fn connect(settings: &BusSettings) -> Result<Self, BusError> {
-        let client = connection::client(&settings.url)?;
+        let server = Server::new(&settings.url)?;
         Ok(Self {
-            publisher: Arc::new(Publisher::new(client.clone())),
-            client,
+            publisher: Arc::new(Publisher::new(server.clone())),
+            server,
             channels: Channels::new(&settings.prefix, settings.others.as_deref()),
         })
     }
@@ -127,12 +132,12 @@ impl EventBus {
 
     /// A listener with a connection of its own, subscribed to nothing.
     pub fn subscriber(&self) -> Subscriber {
-        Subscriber::new(self.client.clone(), self.channels.clone(), false)
+        Subscriber::new(self.server.clone(), self.channels.clone(), false)
     }
 
     /// The same, which also hears what other back ends publish in the topics that it is subscribed to.
     pub fn subscriber_with_others(&self) -> Subscriber {
-        Subscriber::new(self.client.clone(), self.channels.clone(), true)
+        Subscriber::new(self.server.clone(), self.channels.clone(), true)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use model::Topic;
-use redis::{Client, Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection, aio::SendError};
+use redis::{Cmd, Pipeline, PushInfo, Value, aio::MultiplexedConnection, aio::SendError};
 use telemetry::SpanKind;
 use tokio::{
     sync::Mutex,
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     BusError, Event, PUBLISH_LIMIT,
     channels::Channels,
-    connection::{open, unavailable},
+    connection::{Server, unavailable},
     envelope, others,
 };
 
@@ -37,7 +37,7 @@ pub(crate) fn describe_metrics() {
 /// One connection, shared, and made anew when it breaks. The crate's own `ConnectionManager` would do but for one
 /// thing: an error that is not one of input and output while it connects (a wrong password, say) stays for ever.
 pub(crate) struct Publisher {
-    client: Client,
+    server: Server,
     origin: Uuid,
     link: Mutex<Link>,
 }
@@ -51,8 +51,8 @@ struct Link {
 }
 
 impl Publisher {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, origin: Uuid::new_v4(), link: Mutex::default() }
+    pub(crate) fn new(server: Server) -> Self {
+        Self { server, origin: Uuid::new_v4(), link: Mutex::default() }
     }
 
     /// What this process is called in what it writes.
@@ -143,7 +143,7 @@ impl Publisher {
             return Err(error.clone());
         }
         let ignored = |_: PushInfo| Ok::<(), SendError>(());
-        match open(&self.client, ignored).await {
+        match self.server.open(ignored).await {
             Ok(connection) => {
                 link.connection = Some(connection.clone());
                 link.generation += 1;

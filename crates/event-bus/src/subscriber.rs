@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use model::{Topic, TraceContext};
-use redis::{Client, PushInfo, PushKind, Value, aio::MultiplexedConnection, aio::SendError};
+use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection, aio::SendError};
 use tokio::{
     sync::{Notify, mpsc},
     time::sleep,
@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     BusError, Event,
     channels::Channels,
-    connection::{open, unavailable},
+    connection::{Server, unavailable},
     envelope::{self, Heard, Unreadable},
     others,
 };
@@ -86,7 +86,7 @@ pub enum Received {
 /// [`Subscriber::recv`] is polled. Every method may be dropped half-way (`select!`): what was begun goes on with the
 /// next call, and nothing is lost.
 pub struct Subscriber {
-    client: Client,
+    server: Server,
     channels: Channels,
     topics: HashSet<Topic>,
     /// Whether other back ends are heard, too.
@@ -121,9 +121,9 @@ struct Connection {
 }
 
 impl Subscriber {
-    pub(crate) fn new(client: Client, channels: Channels, others: bool) -> Self {
+    pub(crate) fn new(server: Server, channels: Channels, others: bool) -> Self {
         let mut subscriber = Self {
-            client,
+            server,
             channels,
             topics: HashSet::new(),
             others,
@@ -241,11 +241,11 @@ impl Subscriber {
         let pattern = self.channels.pattern_of_others().filter(|_| self.others);
         let topics = self.topics.iter().map(|topic| Change::Subscribe(self.channels.of(topic)));
         let changes = pattern.map(Change::SubscribePattern).into_iter().chain(topics).collect();
-        self.link = Link::Pending(connect(self.client.clone(), pause, changes).boxed());
+        self.link = Link::Pending(connect(self.server.clone(), pause, changes).boxed());
     }
 }
 
-async fn connect(client: Client, pause: Duration, changes: Vec<Change>) -> Result<Connection, BusError> {
+async fn connect(server: Server, pause: Duration, changes: Vec<Change>) -> Result<Connection, BusError> {
     sleep(pause).await;
     let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
     let overflowed = Arc::new(AtomicBool::new(false));
@@ -263,7 +263,7 @@ async fn connect(client: Client, pause: Duration, changes: Vec<Change>) -> Resul
             Ok::<(), SendError>(())
         }
     };
-    let redis = open(&client, pushes).await?;
+    let redis = server.open(pushes).await?;
     let lost = lost(redis.clone(), ended).boxed();
     apply(Connection { redis, events, overflowed, lost }, changes).await
 }

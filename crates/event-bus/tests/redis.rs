@@ -13,7 +13,8 @@ use model::{
     Speaker, StreamId, StreamState, StreamStatus, Timestamp, Topic, UtteranceId,
 };
 use testkit::{
-    Cable, PATIENCE, RedisServer, eventually, host, redis_prefix, redis_settings, redis_url, with_address,
+    Authority, Cable, PATIENCE, RedisSentinel, RedisServer, eventually, host, redis_prefix, redis_settings,
+    redis_url, with_address,
 };
 use tokio::time::timeout;
 
@@ -236,8 +237,93 @@ async fn messages_of_others_are_skipped() {
 fn an_address_that_is_none_is_refused_without_repeating_it() {
     let settings = BusSettings { url: "redis:/hunter2".into(), prefix: "p".to_owned(), others: None };
     let error = EventBus::connect(&settings).err().unwrap();
-    assert_eq!(error, BusError::Address);
+    assert!(matches!(error, BusError::Address(_)), "{error}");
     assert!(!error.to_string().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn redis_with_tls_is_believed_by_its_ca_and_its_name() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let mut server = RedisServer::start_with_tls(&ours, "DNS:localhost").await;
+    let bus = bus_at(server.url());
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    bus.publish(&topic("demo"), &status(1)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", status(1)));
+    // The same certificate after a restart, and the same listener.
+    server.restart().await;
+    eventually("it is published again", async || bus.publish(&topic("demo"), &status(2)).await.is_ok()).await;
+    gap(&mut subscriber).await;
+
+    let port = server.port();
+    let (ca, wrong) = (ours.certificate().display().to_string(), other.certificate().display().to_string());
+    for (url, says) in [
+        (
+            format!("rediss://localhost:{port}/?sslrootcert={wrong}"),
+            format!("none of sslrootcert={wrong} CAs"),
+        ),
+        (format!("rediss://localhost:{port}"), "none of this system's CAs".to_owned()),
+        (format!("rediss://127.0.0.1:{port}/?sslrootcert={ca}"), "as its certificate does".to_owned()),
+    ] {
+        let said = bus_at(url.as_str().into()).check().await.unwrap_err().to_string();
+        assert!(said.contains(&says), "{url}: {said}");
+    }
+    let plain = RedisServer::start().await;
+    let url = format!("rediss://localhost:{}/?sslrootcert={ca}", plain.port());
+    let said = bus_at(url.as_str().into()).check().await.unwrap_err().to_string();
+    assert!(said.contains("speaks no TLS"), "{said}");
+    for (url, says) in [
+        ("rediss://h/?sslrootcert=/nowhere.pem", "sslrootcert=/nowhere.pem cannot be read"),
+        ("rediss://h/#insecure", "sslrootcert=FILE"),
+        ("redis://h/?sslrootcert=/ca.pem", "needs rediss://"),
+        ("http://h/", "expected redis://"),
+    ] {
+        let settings = BusSettings { url: url.into(), prefix: "p".to_owned(), others: None };
+        let said = EventBus::connect(&settings).err().expect(url).to_string();
+        assert!(said.contains(says), "{url}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_failover_of_sentinel_is_followed_by_who_publishes_and_who_listens() {
+    let mut sentinel = RedisSentinel::start().await;
+    let bus = bus_at(sentinel.url());
+    let mut subscriber = bus.subscriber();
+    subscriber.subscribe(&topic("demo")).await;
+    bus.publish(&topic("demo"), &status(1)).await.unwrap();
+    assert_eq!(next(&mut subscriber).await, event("demo", status(1)));
+
+    sentinel.kill_primary().await;
+    gap(&mut subscriber).await;
+    // The listener is at the next primary; so is soon whoever publishes.
+    eventually("it is published again", async || bus.publish(&topic("demo"), &status(2)).await.is_ok()).await;
+    assert_eq!(next(&mut subscriber).await, event("demo", status(2)));
+}
+
+#[test]
+fn urls_of_sentinel_are_read_and_no_password_is_repeated() {
+    let connect = |url: &str| {
+        EventBus::connect(&BusSettings { url: url.into(), prefix: "p".to_owned(), others: None }).err()
+    };
+    for url in [
+        "redis+sentinel://one,two:26380/main",
+        "redis+sentinel://:p%40ss@[::1]:26379,[::2]/main/3?sentinel_password=x",
+        "rediss+sentinel://me:secret@one/main?sslrootcert=system",
+    ] {
+        assert_eq!(connect(url), None, "{url}");
+    }
+    for url in [
+        "redis+sentinel://me:secret@one",
+        "redis+sentinel://me:secret@one:port/main",
+        "redis+sentinel://me:secret@,two/main",
+        "redis+sentinel://me:secret@one/main/first",
+        "redis+sentinel://me:secret@one/main?colour=red",
+        "redis+sentinel://me:secret@one/main?sslrootcert=/ca.pem",
+        "rediss+sentinel://me:secret@one/main?sslrootcert=/nowhere.pem",
+    ] {
+        let said = connect(url).expect(url).to_string();
+        assert!(!said.contains("secret"), "{url}: {said}");
+    }
 }
 
 #[tokio::test]

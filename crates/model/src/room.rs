@@ -151,6 +151,23 @@ pub fn is_name(name: &str) -> bool {
     name.len() <= AUTHOR_NAME_BYTES_MAX && !name.trim().is_empty() && !name.contains(char::is_control)
 }
 
+/// What begins the author of a message of whoever has proved nothing. It is nobody's id, so that what such a name has said
+/// is not somebody else's to change.
+const ANONYMOUS: &str = "anonymous:";
+
+/// The author of what was said by whoever has proved nothing and is called so; `None` when it is no name.
+pub fn anonymous(name: &str) -> Option<UserId> {
+    if !is_name(name) {
+        return None;
+    }
+    format!("{ANONYMOUS}{name}").parse().ok()
+}
+
+/// What an author is called of whom nothing is proved; `None` for every other.
+pub fn anonymous_name(author: &UserId) -> Option<&str> {
+    author.as_str().strip_prefix(ANONYMOUS)
+}
+
 /// Whether it is an absolute http or https URL. Where it leads nobody here asks.
 fn is_link(text: &str) -> bool {
     let after = |scheme: &str| {

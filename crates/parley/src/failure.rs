@@ -3,7 +3,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{notify::NotifyError, source::SourceError, trouble::Trouble};
+use crate::{import::ImportError, notify::NotifyError, source::SourceError, trouble::Trouble};
 
 /// Why a command did not do what it was asked. Its text says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum Failure {
         /// Of how many.
         tried: usize,
     },
+    /// Nothing is imported, or no more.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// There is nothing to export.
     #[error("no captions are stored for {0}")]
     Empty(String),

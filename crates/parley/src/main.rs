@@ -1,5 +1,6 @@
 //! The command line: tokens, stream keys, streaming a recording or a microphone, following a session, exporting a
-//! transcript, erasing a session or a person, notifying users, migrating the database, finding out what is wrong.
+//! transcript, erasing a session or a person, notifying users, taking over what an older system kept, migrating the
+//! database, finding out what is wrong.
 //!
 //! This changes when what a person types does. It knows the wire only as any client does, through the documented
 //! protocol, and the database only through `storage`; it must not know how a service works inside.
@@ -10,6 +11,7 @@ mod door;
 mod erase;
 mod export;
 mod failure;
+mod import;
 mod key;
 mod message;
 mod migrate;
@@ -42,10 +44,11 @@ Examples:
   parley key create --session demo
   parley notify --user u1 --title 'Your recording is ready'
   parley doctor https://captions.example --origin https://app.example
+  parley import --from a --dry-run postgres://reader:secret@old-host/sessions
 
 Settings (environment, .env, .parley/env, parley.toml): PARLEY_URL or HTTP_PORT say where the server is,
 TRANSCRIPTION_JWT_SECRET signs tokens, SERVICE_KEY publishes notifications, DATABASE_URL is Postgres (export, erase,
-key, migrate).
+key, import, migrate).
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.";
 
@@ -67,6 +70,7 @@ enum Command {
     Erase(erase::Args),
     Doctor(doctor::Args),
     Notify(notify::Args),
+    Import(import::Args),
     Migrate(migrate::Args),
 }
 
@@ -81,6 +85,7 @@ async fn main() -> ExitCode {
         Command::Erase(args) => erase::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Notify(args) => notify::run(args).await,
+        Command::Import(args) => import::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
     };
     match outcome {

@@ -9,7 +9,7 @@ use storage::{Storage, StorageError, StorageSettings};
 use crate::failure::Failure;
 
 /// Longest wait for a connection: long enough for a Postgres that is just starting.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 /// Bring the database to the schema of this version.
 ///

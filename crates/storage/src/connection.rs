@@ -5,7 +5,7 @@ use telemetry::SpanKind;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{Config, Row, types::ToSql};
 
-use crate::{Storage, StorageError, StorageSettings};
+use crate::{Storage, StorageError, address::Address};
 
 /// Longest time for one operation. A little more than the server's own limit, so that the server's refusal, which
 /// leaves the connection usable, usually comes first.
@@ -24,8 +24,8 @@ const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(10);
 /// How long an idle connection is trusted before the kernel probes it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
-pub(crate) fn config(settings: &StorageSettings) -> Result<Config, StorageError> {
-    let mut config: Config = settings.url.expose().parse().map_err(|_| StorageError::Address)?;
+pub(crate) fn config(address: &Address, connect_timeout: Duration) -> Config {
+    let mut config = address.config.clone();
     let options = match config.get_options() {
         // The operator's options come last and win.
         Some(theirs) => format!("{SERVER_LIMITS} {theirs}"),
@@ -34,10 +34,10 @@ pub(crate) fn config(settings: &StorageSettings) -> Result<Config, StorageError>
     config
         .options(options)
         .application_name("parley")
-        .connect_timeout(settings.connect_timeout)
+        .connect_timeout(connect_timeout)
         .keepalives_idle(KEEPALIVE_IDLE)
         .tcp_user_timeout(UNACKNOWLEDGED_LIMIT);
-    Ok(config)
+    config
 }
 
 /// SQL with the name under which it is measured.

@@ -2,7 +2,7 @@ use deadpool_postgres::{PoolError, TimeoutType};
 use model::FaultKind;
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::migrations;
+use crate::{migrations, tls};
 
 /// Counts failed operations by `reason`.
 pub const FAILURES_TOTAL: &str = "storage_failures_total";
@@ -13,9 +13,10 @@ pub(crate) const REASONS: [&str; 7] =
 /// Why Postgres did not do what was asked. Its texts hold no value of any row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
-    /// The setting cannot be parsed. The text does not repeat it: it holds a password.
-    #[error("the database URL cannot be parsed; expected postgres://user:password@host:port/database")]
-    Address,
+    /// The setting cannot be parsed, or the certificates that it names cannot be read. The text does not repeat it: it
+    /// holds a password.
+    #[error("the database URL cannot be used: {0}")]
+    Address(String),
     /// Not reachable, overloaded, restarting or too slow. The same call may succeed later; a write may or may not
     /// have happened, and [`crate::Storage::record_final`] tells when it is repeated.
     #[error("Postgres is not available: {0}")]
@@ -37,6 +38,9 @@ pub enum StorageError {
     /// The user, or the session, has as many active streams as it may.
     #[error("this user or session has as many active streams as it may: end one first")]
     TooManyStreams,
+    /// A database that was to be read is another one than was thought.
+    #[error("this is not the database that is meant, or another version of it: {0}")]
+    Foreign(String),
     /// A mistake of ours, or a database that was changed by hand.
     #[error("Postgres refused a statement: {0}")]
     Defect(String),
@@ -53,7 +57,7 @@ impl StorageError {
             Self::Unavailable(_) | Self::Unmigrated { .. } => FaultKind::Dependency,
             Self::Superseded | Self::Forbidden => FaultKind::Forbidden,
             Self::TooManyStreams => FaultKind::LimitReached,
-            Self::Address | Self::Defect(_) => FaultKind::Defect,
+            Self::Address(_) | Self::Foreign(_) | Self::Defect(_) => FaultKind::Defect,
         }
     }
 
@@ -70,13 +74,13 @@ impl StorageError {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Address => "address",
+            Self::Address(_) => "address",
             Self::Unavailable(_) => "unavailable",
             Self::Unmigrated { .. } => "unmigrated",
             Self::Superseded => "superseded",
             Self::Forbidden => "forbidden",
             Self::TooManyStreams => "too_many_streams",
-            Self::Defect(_) => "defect",
+            Self::Foreign(_) | Self::Defect(_) => "defect",
         }
     }
 
@@ -84,6 +88,14 @@ impl StorageError {
     pub(crate) fn counted(self) -> Self {
         metrics::counter!(FAILURES_TOTAL, "reason" => self.reason()).increment(1);
         self
+    }
+}
+
+/// Whatever goes wrong while connecting is about the server or the way to it.
+pub(crate) fn while_connecting(error: &tokio_postgres::Error) -> StorageError {
+    match error.as_db_error() {
+        Some(refusal) => from_sqlstate(refusal),
+        None => StorageError::Unavailable(tls::explained(error).unwrap_or_else(|| chain(error))),
     }
 }
 
@@ -101,11 +113,7 @@ impl From<tokio_postgres::Error> for StorageError {
 impl From<PoolError> for StorageError {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Backend(error) => match error.as_db_error() {
-                Some(_) => error.into(),
-                // Whatever goes wrong while connecting is about the server or the way to it.
-                None => Self::Unavailable(chain(&error)),
-            },
+            PoolError::Backend(error) => while_connecting(&error),
             PoolError::Timeout(TimeoutType::Wait) => {
                 Self::Unavailable("every connection is in use".to_owned())
             }

@@ -9,6 +9,7 @@
 //! ([`Storage::record_final`]), and so are a notification, its place and its announcement, and every change of an
 //! inbox; whoever sees sequence N can read every sequence before it.
 
+mod address;
 mod columns;
 mod connection;
 mod erasure;
@@ -20,7 +21,9 @@ mod notifications_change;
 mod notifications_due;
 mod notifications_list;
 mod notifications_replay;
+mod old;
 mod outbox_rows;
+mod past;
 #[cfg(test)]
 mod plans;
 mod preferences;
@@ -32,6 +35,7 @@ mod sessions;
 mod speakers;
 mod stream_keys;
 mod streams;
+mod tls;
 mod topics;
 mod transcripts;
 mod translations;
@@ -39,9 +43,10 @@ mod usage;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, Pool, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, Runtime};
 use settings::{Reader, Secret};
-use tokio_postgres::NoTls;
+
+use crate::{address::Address, tls::Dial};
 
 pub use connection::{OPERATION_LIMIT, STATEMENT_SECONDS};
 pub use erasure::{ERASE_LIMIT, Erased, Erasing};
@@ -53,7 +58,12 @@ pub use notifications_change::{InboxChange, Mark};
 pub use notifications_due::{Delivery, Queue, Way};
 pub use notifications_list::InboxFilter;
 pub use notifications_replay::{InboxEvent, Story};
+pub use old::{
+    OLD_MESSAGES, OLD_NOTIFICATIONS, OLD_PARTICIPANTS, OLD_ROWS_MAX, OLD_SEGMENTS, OLD_SESSIONS,
+    OLD_SETTINGS, OldDatabase, OldRow, OldRows, Reading, Unreadable,
+};
 pub use outbox_rows::{Announcement, OutboxClaim, OutboxRow};
+pub use past::{PastKind, PastNotification, PastParticipant, PastSegment, PastSession};
 pub use preferences::PushSubscription;
 pub use revisions::Revision;
 pub use rooms::{Room, RoomMode};
@@ -70,7 +80,8 @@ pub use usage::{Metered, REPORTS_MAX, UsageReport, UsageRow, UsageTotals};
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
 pub struct StorageSettings {
-    /// `postgres://user:password@host:port/database`.
+    /// `postgres://user:password@host:port/database`, with libpq's `sslmode` and `sslrootcert` where TLS is wanted: a
+    /// `sslrootcert` is a PEM file; without one, or as `system`, the CAs of the system count.
     pub url: Secret,
     /// Most connections this process holds; more callers than that wait for `connect_timeout`.
     pub connections_max: usize,
@@ -87,10 +98,16 @@ impl StorageSettings {
         let connections_max = reader.or("DATABASE_CONNECTIONS", 10_usize, "a number of connections");
         let connect_timeout = reader.millis("DATABASE_CONNECT_MS", Duration::from_secs(3));
         let settings = Self { url: url?, connections_max, connect_timeout };
-        if connection::config(&settings).is_err() {
-            reader.problem("DATABASE_URL", "expected postgres://user:password@host:port/database");
+        if let Err(StorageError::Address(why)) = settings.way() {
+            reader.problem("DATABASE_URL", &why);
         }
         Some(settings)
+    }
+
+    fn way(&self) -> Result<(Address, Dial), StorageError> {
+        let address = Address::parse(&self.url)?;
+        let dial = Dial::new(&address)?;
+        Ok((address, dial))
     }
 }
 
@@ -104,10 +121,12 @@ impl Storage {
     /// Prepares the pool. Connects on first use, so Postgres need not be up.
     ///
     /// # Errors
-    /// [`StorageError::Address`] when the URL cannot be parsed.
+    /// [`StorageError::Address`] when the URL cannot be parsed, or its certificates cannot be read.
     pub fn connect(settings: &StorageSettings) -> Result<Self, StorageError> {
-        let config = connection::config(settings)?;
-        let pool = Pool::builder(Manager::new(config, NoTls))
+        let (address, dial) = settings.way()?;
+        let config = connection::config(&address, settings.connect_timeout);
+        let manager = Manager::from_connect(config, dial, ManagerConfig::default());
+        let pool = Pool::builder(manager)
             .max_size(settings.connections_max.max(1))
             .wait_timeout(Some(settings.connect_timeout))
             .create_timeout(Some(settings.connect_timeout))

@@ -6,7 +6,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::{ScratchFolder, eventually, free_port};
+use crate::{ScratchFolder, eventually, free_port, tls::openssl};
 
 /// The real nginx with the project's configuration, in front of one or more edges.
 pub struct Nginx {
@@ -153,22 +153,10 @@ fn render(folder: &Path, ports: Ports, edge_ports: &[u16], limit: HandshakeLimit
 }
 
 fn certificate(folder: &Path) {
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-        .args([
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        ])
-        .arg("-keyout")
-        .arg(folder.join("key.pem"))
-        .arg("-out")
-        .arg(folder.join("certificate.pem"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl to be installed");
-    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    openssl(
+        &["-subj", "/CN=localhost", "-addext", names],
+        &folder.join("key.pem"),
+        &folder.join("certificate.pem"),
+    );
 }

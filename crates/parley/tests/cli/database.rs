@@ -6,7 +6,8 @@ use testkit::Database;
 
 use crate::scripted::{Said, folder, parley, soon};
 
-async fn with_database(database: &Database, arguments: &[&str]) -> Said {
+/// Runs it with this database as ours.
+pub async fn with_database(database: &Database, arguments: &[&str]) -> Said {
     soon(parley(arguments).env("DATABASE_URL", database.url().expose()).output()).await.unwrap().into()
 }
 

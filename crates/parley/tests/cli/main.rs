@@ -5,6 +5,8 @@ mod commands;
 #[cfg(test)]
 mod database;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod scripted;
 mod stream;
 mod tail;

@@ -12,6 +12,7 @@ mod sessions;
 mod sound;
 mod stream_keys;
 mod streams;
+mod tls;
 mod transcripts;
 mod translations;
 mod usage;

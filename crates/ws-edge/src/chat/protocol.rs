@@ -7,7 +7,7 @@ use model::{
     FaultKind, JsonObject, Member, Message, MessageId, MessageKind, NewMessage, Refusal, RoomId, Sequence,
     Timestamp, UserId,
     notification::{METADATA_BYTES_MAX, PAGE_MAX},
-    room::is_name,
+    room::{anonymous_name, is_name},
 };
 use serde::Serialize;
 use serde_json::{
@@ -18,10 +18,6 @@ use settings::Secret;
 
 /// Messages of a history when the client does not say: what system B tells.
 pub(crate) const HISTORY_MAX: u32 = 50;
-
-/// What begins the author of a message that came by REST from whoever has proved nothing. It is nobody's id, so that what
-/// such a name has said is not somebody else's to change.
-const ANONYMOUS: &str = "anonymous:";
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -264,14 +260,6 @@ impl Draft {
     }
 }
 
-/// The author of what came by REST from whoever has proved nothing and calls itself so; `None` when it is no name.
-pub(crate) fn anonymous(name: &str) -> Option<UserId> {
-    if !is_name(name) {
-        return None;
-    }
-    format!("{ANONYMOUS}{name}").parse().ok()
-}
-
 /// A name as it is shown; `None` when it is none.
 pub(crate) fn name(text: &str) -> Option<String> {
     Some(text.trim()).filter(|name| is_name(name)).map(str::to_owned)
@@ -416,7 +404,7 @@ pub(crate) struct ChatMessage<'a> {
 
 impl<'a> From<&'a Message> for ChatMessage<'a> {
     fn from(message: &'a Message) -> Self {
-        let anonymous = message.author.as_str().strip_prefix(ANONYMOUS);
+        let anonymous = anonymous_name(&message.author);
         let user_id = anonymous.unwrap_or(message.author.as_str());
         Self {
             id: message.id,
@@ -630,6 +618,8 @@ pub(crate) fn ack(outcome: &Result<Done, Problem>) -> Body {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use model::room::anonymous;
 
     use super::*;
 

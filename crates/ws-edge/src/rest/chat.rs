@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{Method, StatusCode, header, request::Parts};
 use hyper::body::Body;
-use model::{MessageKind, Refusal, RoomId, Sequence, UserId, notification::PAGE_MAX};
+use model::{MessageKind, Refusal, RoomId, Sequence, UserId, notification::PAGE_MAX, room::anonymous};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Value, json};
 
@@ -237,7 +237,7 @@ async fn of_author(edge: &Edge, head: &Parts, key: &str, id: &str) -> Result<Ans
     may_search(edge, head)?;
     let (id, limit) = (path_part(id), limit(head)?);
     // Whoever has proved nothing is known by its name.
-    let authors: [Option<UserId>; 2] = [id.parse().ok(), protocol::anonymous(&id)];
+    let authors: [Option<UserId>; 2] = [id.parse().ok(), anonymous(&id)];
     let mut messages = Vec::new();
     for author in authors.into_iter().flatten() {
         messages.extend(edge.storage.messages_of_author(&author, limit).await?);
@@ -299,7 +299,7 @@ where
             user.as_str().and_then(|user| user.parse().ok()).ok_or(Refusal::UserInvalid)?
         }
         (Some(user), _) => user,
-        (None, _) => protocol::anonymous(&name).ok_or(Refusal::NameInvalid)?,
+        (None, _) => anonymous(&name).ok_or(Refusal::NameInvalid)?,
     };
     let draft = Draft::read(fields.all())?;
     let room = draft.room.clone().unwrap_or_else(|| chatter.home());
