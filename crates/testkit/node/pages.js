@@ -4,10 +4,11 @@
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const net = require("node:net");
+const path = require("node:path");
 const { chromium } = require("playwright-core");
 const { print } = require("./peer.js");
 
-const { story, base, session, recording, words, userToken, token, executable = "/usr/bin/chromium" } = JSON.parse(process.argv[2]);
+const { story, base, session, recording, words, userToken, token, lines } = JSON.parse(process.argv[2]);
 const PATIENCE_MS = 60_000;
 const AXE = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
@@ -15,8 +16,12 @@ const WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
 // Whoever reads the lines takes silence for a hang; a busy machine is none.
 setInterval(() => print({ alive: true }), 5_000).unref();
 
+const executable = () => ["chromium", "chromium-browser", "google-chrome"]
+  .flatMap((name) => process.env.PATH.split(path.delimiter).map((folder) => path.join(folder, name)))
+  .find((file) => fs.existsSync(file));
+
 const launch = () => chromium.launch({
-  executablePath: executable,
+  executablePath: executable(),
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
     ...(recording ? [`--use-file-for-fake-audio-capture=${recording}%noloop`] : [])],
@@ -24,19 +29,19 @@ const launch = () => chromium.launch({
 
 /// Opens a page that must ask nobody else, say nothing bad in its log, and be ready.
 const faults = [];
-const open = async (context, path, origin = base) => {
+const open = async (context, where, origin = base) => {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
-  page.on("pageerror", (error) => faults.push(`${path}: ${error.stack}`));
+  page.on("pageerror", (error) => faults.push(`${where}: ${error.stack}`));
   page.on("console", (message) => {
     const text = message.text();
     // A network that is cut, and a WebSocket that is refused, are what some stories are about.
-    if (message.type() === "error" && !/net::ERR_|WebSocket connection to/.test(text)) faults.push(`${path}: ${text}`);
+    if (message.type() === "error" && !/net::ERR_|WebSocket connection to/.test(text)) faults.push(`${where}: ${text}`);
   });
   page.on("request", (request) => {
-    if (!/^(blob|data):/.test(request.url()) && new URL(request.url()).origin !== origin) faults.push(`${path} asks ${request.url()}`);
+    if (!/^(blob|data):/.test(request.url()) && new URL(request.url()).origin !== origin) faults.push(`${where} asks ${request.url()}`);
   });
-  await page.goto(origin + path);
+  await page.goto(origin + where);
   await page.waitForSelector("html[data-ready]");
   return page;
 };
@@ -190,25 +195,25 @@ const STORIES = {
   /// Every page in both colours, three languages and three widths: axe finds nothing, nothing is wider than the screen.
   async access(browser) {
     const found = [];
-    for (const [path, ready] of [["/console", "#state[data-state=open]"], ["/overlay", "#address"], [`/transcript/${session}`, "#state[data-state=open]"], ["/diagnose", "html[data-done]"]]) {
+    for (const [where, ready] of [["/console", "#state[data-state=open]"], ["/overlay", "#address"], [`/transcript/${session}`, "#state[data-state=open]"], ["/diagnose", "html[data-done]"]]) {
       for (const [colorScheme, locale] of [["light", "en"], ["dark", "ru"], ["light", "ar"]]) {
-        const page = await open(await context(browser, { colorScheme, locale }), path);
+        const page = await open(await context(browser, { colorScheme, locale }), where);
         await page.waitForSelector(ready);
         assert.equal(await page.evaluate(() => document.documentElement.dir), locale === "ar" ? "rtl" : "ltr");
         for (const width of [1440, 768, 360]) {
           await page.setViewportSize({ width, height: 900 });
           const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-          if (wider > 0) found.push(`${path} ${locale} ${width}: ${wider} px too wide`);
+          if (wider > 0) found.push(`${where} ${locale} ${width}: ${wider} px too wide`);
         }
         // Into the page past its policy, as a person's extension would be.
         const devtools = await page.context().newCDPSession(page);
         await devtools.send("Runtime.evaluate", { expression: `${AXE};0` });
         const violations = await page.evaluate((tags) => globalThis.axe.run({ runOnly: tags }).then((result) =>
           result.violations.map(({ id, nodes }) => `${id} ${nodes[0].html}`)), WCAG);
-        found.push(...violations.map((text) => `${path} ${colorScheme} ${locale}: ${text}`));
+        found.push(...violations.map((text) => `${where} ${colorScheme} ${locale}: ${text}`));
         await page.context().close();
       }
-      print({ looked: path });
+      print({ looked: where });
     }
     assert.deepEqual(found, []);
     return { found };
@@ -217,12 +222,12 @@ const STORIES = {
   /// The browser's side of doctor, under both of its names.
   async diagnose(browser) {
     const states = {};
-    for (const path of ["/diagnose", "/test-websocket-notifications.html"]) {
-      const page = await open(await context(browser), path);
+    for (const where of ["/diagnose", "/test-websocket-notifications.html"]) {
+      const page = await open(await context(browser), where);
       await page.waitForSelector("html[data-done]");
-      states[path] = await page.$$eval("[data-check]", (rows) => rows.map((row) => `${row.dataset.check} ${row.dataset.state}`));
-      assert.deepEqual(states[path].filter((state) => state.endsWith("bad")), []);
-      for (const check of ["secure", "server", "token", "upgrade", "notifications"]) assert.ok(states[path].includes(`${check} good`), `${check}: ${states[path]}`);
+      states[where] = await page.$$eval("[data-check]", (rows) => rows.map((row) => `${row.dataset.check} ${row.dataset.state}`));
+      assert.deepEqual(states[where].filter((state) => state.endsWith("bad")), []);
+      for (const check of ["secure", "server", "token", "upgrade", "notifications"]) assert.ok(states[where].includes(`${check} good`), `${check}: ${states[where]}`);
       const report = await page.inputValue("#report");
       assert.ok(!/eyJ[\w-]+\./.test(report), "no token is in the report");
     }
@@ -243,7 +248,7 @@ const STORIES = {
       assert.ok(fs.statSync(await asked.path()).size > 10, format);
     }
     print({ ready: true });
-    await page.waitForSelector("#log .line:nth-child(2)");
+    await page.waitForSelector(`#log .line:nth-child(${lines + 1})`);
     return { lines: await texts(page, "#log .text") };
   },
 

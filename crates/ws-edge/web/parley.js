@@ -436,6 +436,18 @@ class Uplink {
   }
 }
 
+/** Where in the last two seconds it is quietest: a cut there goes through no word. */
+function quietest(samples, rate) {
+  const width = 2 * Math.floor(rate / 20);
+  let [best, at] = [Infinity, samples.length];
+  for (let from = samples.length - 2 * rate; from + width <= samples.length; from += width / 2) {
+    let sum = 0;
+    for (let i = 0; i < width; i++) sum += Math.abs(samples[from + i]);
+    if (sum <= best) [best, at] = [sum, from + width / 2];
+  }
+  return at;
+}
+
 function wav(samples, rate) {
   const view = new DataView(new ArrayBuffer(44 + samples.length * 2));
   [0x52494646, 36 + samples.length * 2, 0x57415645, 0x666d7420, 16, 0x10001, rate, rate * 2, 0x100002, 0x64617461,
@@ -586,6 +598,11 @@ export class Captions extends Session {
     const pieces = this.pieces;
     recorder.ondataavailable = ({ data }) => {
       if (data.size) pieces.push(data);
+      // Four a second; a container cannot lose its beginning, so all of it goes.
+      if (pieces === this.pieces && pieces.length > KEPT_S * 4) {
+        this.emit('warning', { type: 'warning', code: 'gap', message: `${KEPT_S} s of sound were not kept` });
+        this.rerecord();
+      }
       this.pump();
     };
     recorder.start(250);
@@ -596,6 +613,13 @@ export class Captions extends Session {
         else recorder.stop();
       }),
     };
+  }
+
+  rerecord() {
+    this.pieces = [];
+    if (this.ended) return;
+    this.capture.stop();
+    this.record();
   }
 
   greeted() {
@@ -658,11 +682,7 @@ export class Captions extends Session {
     clearTimeout(this.pumping);
     super.drop();
     // A container cannot go on in its middle: what is heard from here on begins another.
-    if (was && this.pieces && !this.ended) {
-      this.pieces = [];
-      this.capture.stop();
-      this.record();
-    }
+    if (was && this.pieces) this.rerecord();
   }
 
   async away() {
@@ -670,7 +690,8 @@ export class Captions extends Session {
     const { uplink } = this;
     while (uplink.waiting >= 4 || (this.ended && uplink.waiting > 0)) {
       const from = uplink.base;
-      const samples = uplink.slice(from, Math.min(uplink.end, from + 20 * uplink.rate));
+      let samples = uplink.slice(from, Math.min(uplink.end, from + 20 * uplink.rate));
+      if (!this.ended) samples = samples.subarray(0, quietest(samples, uplink.rate));
       const form = new FormData();
       form.append('file', wav(samples, uplink.rate), 'speech.wav');
       form.append('model', 'parley');
