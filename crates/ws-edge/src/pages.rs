@@ -140,7 +140,8 @@ impl File {
 /// The file at a path. A session's overlay and its transcript are one file for all sessions: the page reads its slug
 /// from its address. System C's clients look for the diagnosis under another name.
 fn file(path: &str) -> Option<&'static File> {
-    let of_session = |prefix| path.strip_prefix(prefix).is_some_and(|slug: &str| !slug.is_empty() && !slug.contains('/'));
+    let of_session =
+        |prefix| path.strip_prefix(prefix).is_some_and(|slug: &str| !slug.is_empty() && !slug.contains('/'));
     let path = match path {
         "/test-websocket-notifications.html" => "/diagnose",
         _ if of_session("/overlay/") => "/overlay/",
@@ -193,7 +194,9 @@ mod tests {
         ] {
             assert_eq!(file(path).map(|file| file.path), Some(found), "{path}");
         }
-        for path in ["/", "/pages", "/pages/", "/pages/../parley.js", "/overlay/a/b", "/consolex", "/web/parley.js"] {
+        for path in
+            ["/", "/pages", "/pages/", "/pages/../parley.js", "/overlay/a/b", "/consolex", "/web/parley.js"]
+        {
             assert!(file(path).is_none(), "{path}");
         }
     }
@@ -205,7 +208,8 @@ mod tests {
         let tag = fresh.headers()[header::ETAG].to_str().unwrap().to_owned();
         assert!(tag.starts_with('"'), "a strong one");
         let asked = |text: &str| {
-            let headers = [(header::IF_NONE_MATCH, HeaderValue::from_str(text).unwrap())].into_iter().collect();
+            let headers =
+                [(header::IF_NONE_MATCH, HeaderValue::from_str(text).unwrap())].into_iter().collect();
             answer("/console", &headers).unwrap().status()
         };
         for known in [&tag, &format!("W/{tag}"), &format!("\"x\", {tag}"), "*"] {
@@ -225,12 +229,20 @@ mod tests {
             let headers: HeaderMap =
                 file.kind.headers().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
             let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-            assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors"), "{}", file.path);
+            assert!(
+                policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors"),
+                "{}",
+                file.path
+            );
             assert_eq!(headers[header::REFERRER_POLICY], "no-referrer", "{}", file.path);
             if matches!(file.kind, Kind::Page | Kind::Framed) {
                 assert!(!policy.contains("unsafe"), "{}", file.path);
                 let text = std::str::from_utf8(file.body).unwrap();
-                assert!(!text.contains("style=\"") && !text.contains("<style"), "{} has inline style", file.path);
+                assert!(
+                    !text.contains("style=\"") && !text.contains("<style"),
+                    "{} has inline style",
+                    file.path
+                );
                 assert!(!text.contains("://"), "{} asks somebody else", file.path);
             }
         }

@@ -146,7 +146,10 @@ async fn pages_are_cached_and_shut_in() {
         assert_eq!(headers[header::REFERRER_POLICY], "no-referrer");
         assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
         let known = http.get(url("/console")).header(header::IF_NONE_MATCH, &headers[header::ETAG]);
         assert_eq!(known.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
         let client = http.get(url("/parley.js")).header(header::ORIGIN, "https://app.example");

@@ -44,7 +44,8 @@ where
             let session = fields.text("session").and_then(|text| text.parse::<SessionSlug>().ok());
             let session = session.ok_or(Refused::Wrong("session must be a slug", "session_invalid"))?;
             let identity = fields.text("identity").and_then(|text| text.parse::<Identity>().ok());
-            let identity = identity.ok_or(Refused::Wrong("identity must be 1 to 256 bytes", "identity_invalid"))?;
+            let identity =
+                identity.ok_or(Refused::Wrong("identity must be 1 to 256 bytes", "identity_invalid"))?;
             tokens(edge, &session, &identity, fields.text("scope") == Some("follow"))
         }
         _ => return Err(Refused::Method("GET, POST")),
@@ -98,7 +99,8 @@ fn names_loopback(host: &str) -> bool {
     let has_port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let name = has_port.map_or(host, |(name, _)| name);
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -108,9 +110,9 @@ mod tests {
     #[test]
     fn only_pages_of_this_machine_are_served() {
         let asks = |fields: &[(&'static str, &'static str)]| {
-            let headers = fields.iter().map(|(name, value)| {
-                (http::HeaderName::from_static(name), HeaderValue::from_static(value))
-            });
+            let headers = fields
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
             is_own_page(&headers.collect())
         };
         let (host, origin, site) = ("host", "origin", "sec-fetch-site");
