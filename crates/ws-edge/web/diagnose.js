@@ -2,7 +2,7 @@
 import { Captions, Notifications, Session, VERSION, claims, closeReason } from '/parley.js';
 import { $, copy, devTokens, explain, h, isDev, t, tokens } from '/pages/page.js';
 
-const LIMIT_MS = 8000;
+const LIMIT_MS = 20000;
 const results = new Map();
 
 const within = (promise, ms = LIMIT_MS) => Promise.race([promise,
