@@ -30,6 +30,7 @@ mod metrics;
 mod news;
 mod order;
 mod orders;
+mod pages;
 mod presence;
 mod proof;
 mod protocol;

@@ -1,8 +1,9 @@
 //! The REST routes: of notifications, system C's for users, ours beside them, and the one by which back ends publish; of
-//! what is kept of sessions, transcripts and usage; of chat, system B's.
+//! what is kept of sessions, transcripts and usage; of chat, system B's; in dev, of tokens for our own pages.
 
 mod body;
 mod chat;
+mod dev;
 mod publish;
 mod transcripts;
 mod usage;
@@ -46,6 +47,9 @@ const SAVE_USAGE_PATH: &str = "/api/transcription/usage/save";
 
 /// What was used in all.
 const STATS_PATH: &str = "/api/transcription/stats";
+
+/// Where a page gets tokens in dev.
+const DEV_TOKEN_PATH: &str = "/api/dev/token";
 
 /// When a request that the hub, or Postgres, cannot answer may come again.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -162,6 +166,7 @@ enum Route<'a> {
     Search,
     SaveUsage,
     Stats,
+    DevToken,
     Chat(chat::Route<'a>),
 }
 
@@ -171,6 +176,7 @@ fn route(path: &str) -> Option<Route<'_>> {
         SEARCH_PATH => return Some(Route::Search),
         SAVE_USAGE_PATH => return Some(Route::SaveUsage),
         STATS_PATH => return Some(Route::Stats),
+        DEV_TOKEN_PATH => return Some(Route::DevToken),
         _ => {}
     }
     if let Some(route) = chat::route(path) {
@@ -227,6 +233,7 @@ where
         Some(Route::Search) => transcripts::search(edge, head).await,
         Some(Route::SaveUsage) => usage::save(edge, head, body).await,
         Some(Route::Stats) => usage::stats(edge, head).await,
+        Some(Route::DevToken) => dev::answer(edge, client, head, body).await,
         Some(Route::Chat(route)) => chat::answer(edge, client, head, route, body).await,
         None => Err(Refused::Missing("Not found", "not_found")),
     }
@@ -286,6 +293,7 @@ mod tests {
             "/api/transcripts/search",
             "/api/transcription/usage/save",
             "/api/transcription/stats",
+            "/api/dev/token",
             "/api/messages",
             "/api/messages/type/image",
             "/api/chat/users/u1/messages",

@@ -1,5 +1,5 @@
 //! HTTP by door and path: what says how this server is, here; what back ends do with sessions, in `transcription`; the
-//! routes of notifications, of what is kept and of chat, in `rest`; recordings, in `recording`.
+//! routes of notifications, of what is kept and of chat, in `rest`; recordings, in `recording`; pages, in `pages`.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{
     door::Door,
     handshake::{self, TAB_PATH, WEBSOCKET_PATH, bearer},
     metrics::SessionFigures,
-    recording, rest, socketio,
+    pages, recording, rest, socketio,
     transcript::Transcript,
     transcription,
 };
@@ -94,6 +94,9 @@ where
             "/health" => return health(edge),
             "/metrics" => return metrics(edge, &head.headers),
             _ => {}
+        }
+        if let Some(page) = pages::answer(path, &head.headers) {
+            return page;
         }
     }
     if let Some(route) = transcription::route(method, path) {

@@ -18,6 +18,7 @@
 //! | `CHAT_ANONYMOUS` | false | anybody may chat, in every room but those of sessions |
 //! | `SERVICE_KEY` | none | keys of trusted back ends, separated by commas |
 //! | `LEGACY_OPEN_ROUTES` | false | over HTTP, start, stop, broadcast, reports of usage and `POST /api/user/notifications` need no proof, and egresses no token; only for migration |
+//! | `PARLEY_DEV` | false | of `make run`: a page that is opened on this machine gets tokens with one click (`/api/dev/token`) |
 //! | `TRANSCRIPTION_COST_PER_MINUTE` | 0.01 | what the routes of usage reckon for a begun minute, in whatever currency |
 //! | `RTMP_SERVER_SECRET` | none | what system A's RTMP servers show on `/api/transcripts`; several, for rotation |
 //! | `FASTER_WHISPER_API_TOKEN` | none | what clients of system D show; several, for rotation. A key or a token of a session opens its door as well |
@@ -161,6 +162,8 @@ pub struct EdgeSettings {
     pub(crate) hub: HubSettings,
     pub(crate) access_hook: Option<AccessHook>,
     pub(crate) legacy_open_routes: bool,
+    /// Whether pages on this machine may have tokens for the asking.
+    pub(crate) dev: bool,
     pub(crate) chat_anonymous: bool,
     pub(crate) cost_per_minute: CostPerMinute,
     pub(crate) upgrade_auth: UpgradeAuth,
@@ -271,6 +274,7 @@ impl EdgeSettings {
         let upgrade_auth = reader.or("UPGRADE_AUTH", UpgradeAuth::Accept, "accept or reject");
         let shape = reader.or("TRANSCRIPT_MESSAGES", Shape::Split, "split, transcript or both");
         let legacy_open_routes = reader.flag("LEGACY_OPEN_ROUTES");
+        let dev = reader.flag("PARLEY_DEV");
         let chat_anonymous = reader.flag("CHAT_ANONYMOUS");
         let cost_per_minute =
             reader.or("TRANSCRIPTION_COST_PER_MINUTE", CostPerMinute::default(), "a number, 0 or more");
@@ -310,6 +314,7 @@ impl EdgeSettings {
                 hub,
                 access_hook,
                 legacy_open_routes,
+                dev,
                 chat_anonymous,
                 cost_per_minute,
                 upgrade_auth,

@@ -20,6 +20,7 @@ mod listen;
 mod microphones;
 mod notifications;
 mod notifications_faults;
+mod pages;
 mod recordings;
 mod resuming;
 mod rooms;

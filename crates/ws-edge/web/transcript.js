@@ -1,0 +1,100 @@
+// A session to read: what is stored first, then live while it is live.
+import { Session, claims } from '/parley.js';
+import { $, asked, copy, devTokens, download, explain, isDev, sessionOfPath, t, tokens } from '/pages/page.js';
+import { CaptionView } from '/pages/captions.js';
+
+/** Lines on the page; the newest stay. Files have all of them. */
+const LINES_MAX = 20000;
+
+let session;
+let slug;
+const view = new CaptionView($('#log'), $('#live'), { most: LINES_MAX, idle: () => t(session?.state === 'open' ? 'waiting_for_words' : `state_${session?.state ?? 'idle'}`) });
+
+async function read(token) {
+  slug = claims(typeof token === 'string' ? token : await token()).sessionSlug ?? sessionOfPath;
+  $('#sign-in').hidden = true;
+  $('#reading').hidden = false;
+  $('#name').textContent = slug;
+  document.title = `${slug} · Parley`;
+  session = new Session({ token, session: slug });
+  session.on('state', state);
+  session.on('error', trouble);
+  // The socket first, so that nothing is said between what is stored and what is live; what is stored is shown first.
+  let early = [];
+  const show = (act) => (told) => (early ? early.push(() => act(told)) : act(told));
+  session.on('partial', (caption) => view.partial(caption));
+  session.on('final', show((caption) => { view.final(caption); counted(); }));
+  session.on('translation', show((told) => view.translation(told)));
+  await session.open();
+  const { segments } = await session.transcript();
+  // What was there already is not read aloud.
+  $('#log').setAttribute('aria-live', 'off');
+  for (const segment of segments) view.final({ ...segment, isFinal: true });
+  view.draw();
+  requestAnimationFrame(() => $('#log').setAttribute('aria-live', 'polite'));
+  for (const act of early.splice(0)) act();
+  early = undefined;
+  counted();
+}
+
+function state(now) {
+  $('#state').dataset.state = now;
+  $('#state').textContent = t(now === 'open' ? 'state_following' : `state_${now}`);
+  view.schedule();
+}
+
+function counted() {
+  $('#log-empty').hidden = view.lines.size + view.coming.length > 0;
+}
+
+function trouble(error) {
+  $('#trouble').hidden = false;
+  $('#trouble').textContent = explain(error);
+  state('failed');
+  if (error.name === 'TokenError') ask(explain(error));
+}
+
+function ask(hint = '') {
+  $('#sign-in').hidden = false;
+  $('#sign-in-hint').textContent = hint;
+  $('#sign-in-hint').dataset.kind = hint ? 'bad' : '';
+}
+
+$('#sign-in').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const token = $('#token').value.trim();
+  const name = $('#session').value.trim();
+  session?.close();
+  $('#trouble').hidden = true;
+  if (token) {
+    tokens.keep({ session: token });
+    read(token).catch(trouble);
+  } else if (dev) location.assign(`/transcript/${encodeURIComponent(name)}`);
+  else ask(t('error_unauthenticated'));
+});
+$('#search').addEventListener('input', ({ target }) => {
+  const found = view.search(target.value);
+  $('#found').textContent = target.value.trim() ? t('found', found) : '';
+});
+$('#copy').addEventListener('click', ({ target }) => copy(view.text(), target));
+$('#download').addEventListener('change', async ({ target }) => {
+  const format = target.value;
+  target.value = '';
+  if (!format) return;
+  try {
+    const text = await session.transcript({ format });
+    download(`${slug}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
+  } catch (error) {
+    trouble(error);
+  }
+});
+
+const dev = await isDev();
+$('#session').value = sessionOfPath ?? asked('session') ?? (dev ? 'demo' : '');
+$('#token-label').hidden = dev && !tokens.session;
+if (tokens.session) read(tokens.session).catch(trouble);
+else if (dev && sessionOfPath) {
+  const token = async () => (await devTokens(sessionOfPath, { identity: 'reader', scope: 'follow' })).token;
+  read(token).catch(trouble);
+} else ask();
+document.documentElement.dataset.ready = '';
