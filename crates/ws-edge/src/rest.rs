@@ -209,6 +209,7 @@ pub(crate) fn pattern(path: &str) -> Option<&'static str> {
         Route::Search => SEARCH_PATH,
         Route::SaveUsage => SAVE_USAGE_PATH,
         Route::Stats => STATS_PATH,
+        Route::DevToken => DEV_TOKEN_PATH,
         Route::Chat(_) => "/api/chat/{*}",
     })
 }
