@@ -30,6 +30,7 @@ pub(crate) struct Server {
 }
 
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a process has one or two of them")]
 enum Place {
     /// One address.
     Fixed(Client),

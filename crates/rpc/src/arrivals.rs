@@ -104,7 +104,7 @@ impl Traces {
     /// Sound was given to a call.
     pub(crate) fn left(&mut self, start: Samples, end: Samples) {
         if self.tracer.is_on() {
-            self.arrivals.left(start, end, SystemTime::now());
+            self.arrivals.left(start, end, telemetry::now());
         }
     }
 

@@ -211,7 +211,7 @@ impl AudioUplink {
     /// # Errors
     /// The stream has ended.
     pub async fn send(&self, samples: &[i16]) -> Result<(), UplinkClosed> {
-        let now = SystemTime::now();
+        let now = telemetry::now();
         for part in samples.chunks(AUDIO_SAMPLES_MAX) {
             self.command(Command::Audio(part.to_vec(), now)).await?;
         }

@@ -58,6 +58,7 @@ impl Dial {
 }
 
 impl Connect for Dial {
+    #[expect(clippy::disallowed_methods, reason = "the pool keeps the task, and ends it with its connection")]
     fn connect(
         &self,
         config: &Config,

@@ -14,7 +14,7 @@ use settings::Reader;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 pub use request::{RequestId, RequestIdInvalid};
-pub use trace::{Span, SpanKind, Tracer, current, span};
+pub use trace::{Span, SpanKind, Tracer, current, now, span};
 
 use crate::export::TraceSettings;
 

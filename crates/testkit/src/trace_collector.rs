@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value},
     trace::v1::status::StatusCode,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
@@ -22,7 +22,7 @@ use tonic::{
 pub struct TraceCollector {
     endpoint: String,
     kept: Kept,
-    serving: JoinHandle<()>,
+    _serving: JoinSet<()>,
 }
 
 /// A span as it was exported.
@@ -65,11 +65,12 @@ impl TraceCollector {
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let kept = Kept::default();
         let service = TraceServiceServer::new(kept.clone());
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             let served = Server::builder().serve_with_incoming(service, TcpIncoming::from(listener)).await;
             served.expect("a collector that serves");
         });
-        Self { endpoint, kept, serving }
+        Self { endpoint, kept, _serving: serving }
     }
 
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -97,12 +98,6 @@ impl TraceCollector {
             way.insert(0, parent.clone());
         }
         Some(way)
-    }
-}
-
-impl Drop for TraceCollector {
-    fn drop(&mut self) {
-        self.serving.abort();
     }
 }
 

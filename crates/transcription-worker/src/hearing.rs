@@ -627,7 +627,7 @@ impl Embedded {
     fn ask(&mut self) {
         if let Some(decode) = self.listener.as_mut().and_then(|listener| listener.next(Instant::now())) {
             self.with_final = self.translation(&decode);
-            self.asked = SystemTime::now();
+            self.asked = telemetry::now();
             self.answer = Some(self.road.submit(decode));
         }
     }
@@ -653,7 +653,7 @@ impl Embedded {
             }
         };
         self.answer = None;
-        self.decoded = Some(Decoded { asked: self.asked, answered: SystemTime::now() });
+        self.decoded = Some(Decoded { asked: self.asked, answered: telemetry::now() });
         let Some(listener) = &mut self.listener else { return Heard::Settled };
         let settled = listener.settled();
         let spoken = listener.decoded(ticket, result, Instant::now());

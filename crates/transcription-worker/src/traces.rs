@@ -1,7 +1,7 @@
 //! The traces of a stream's utterances. Each has one of its own, begun when its final is known: before that nobody knows
 //! where it begins, and most of what is heard becomes none.
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::collections::VecDeque;
 
 use model::{EngineName, Samples, TraceContext};
 use rpc::{Arrivals, wire};
@@ -28,7 +28,7 @@ impl Traces {
     /// Sound came from the source.
     pub(crate) fn came(&mut self, start: Samples, end: Samples) {
         if self.tracer.is_on() {
-            self.arrivals.came(start, end, SystemTime::now());
+            self.arrivals.came(start, end, telemetry::now());
         }
     }
 

@@ -321,13 +321,16 @@ impl Findings {
     fn switches(&mut self) {
         let dev = self.is("PARLEY_DEV", "true");
         for (name, opens, what) in SWITCHES {
-            // In dev what is open is open on purpose, unless somebody set it by hand.
-            let is_set = self.is(name, opens);
-            let harmless =
-                name == "PARLEY_DEV" && self.text("PUBLIC_URL").is_none_or(|url| is_local_url(&url));
-            let without_effect =
-                name.starts_with("WS_") && self.text("NODE_ENV").as_deref() == Some("production");
-            if is_set && !harmless && !without_effect && !(dev && name == "FASTER_WHISPER_REQUIRE_AUTH") {
+            let harmless = match name {
+                "PARLEY_DEV" => self.text("PUBLIC_URL").is_none_or(|url| is_local_url(&url)),
+                // In dev it is open on purpose.
+                "FASTER_WHISPER_REQUIRE_AUTH" => dev,
+                "WS_TEST_MODE" | "WS_ENABLE_TEST_BROADCAST" => {
+                    self.text("NODE_ENV").as_deref() == Some("production")
+                }
+                _ => false,
+            };
+            if self.is(name, opens) && !harmless {
                 let seen = format!("{}: {what}", self.text(name).unwrap_or_default());
                 self.tell(Check::warn(name, seen, "take it out as soon as no older client needs it"));
             }

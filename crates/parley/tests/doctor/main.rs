@@ -17,7 +17,7 @@ use settings::Secret;
 use testkit::{Database, LiveKitServer, ScratchFolder, free_port, tokens};
 
 use crate::{
-    middleman::{Answering, Middleman, front},
+    middleman::{Listening, Middleman, front},
     patient::Patient,
 };
 
@@ -90,7 +90,8 @@ impl Faults {
 }
 
 async fn settings(well: &Patient, faults: &mut Faults) {
-    let other = Answering::start("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi").await;
+    let other =
+        Listening::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi").await;
     let taken = other.port.to_string();
     let cases = [
         ("TRANSCRIPTION_JWT_SECRET", "", "TRANSCRIPTION_JWT_SECRET"),
@@ -293,14 +294,14 @@ async fn front_doors(well: &Patient, stack: &Stack, faults: &mut Faults) {
     ];
     for (fault, head, body) in answers {
         let answer = format!("{head}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        let other = Answering::start(if body.is_empty() { head } else { &answer }).await;
+        let other = Listening::answering(if body.is_empty() { head } else { &answer }).await;
         faults.plant(fault, &at(other.port), "front door").await;
     }
 
     // What stands between clients and a server that is well.
     for (fault, middleman, expected) in Middleman::KINDS {
-        let port = middleman.start(stack.nginx.http_port).await;
-        faults.plant(fault, &at(port), expected).await;
+        let between = middleman.start(stack.nginx.http_port).await;
+        faults.plant(fault, &at(between.port), expected).await;
     }
     let edge = stack.doors()[1];
     let plain = front(edge, false, "").await;
@@ -344,7 +345,7 @@ async fn others(well: &Patient, stack: &Stack, faults: &mut Faults) {
 
     for status in ["401 Unauthorized", "402 Payment Required"] {
         let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-        let gladia = Answering::start(&answer).await;
+        let gladia = Listening::answering(&answer).await;
         let url = format!("http://127.0.0.1:{}", gladia.port);
         let patient = well.clone().set("GLADIA_API_KEY", "a key of the tests").set("GLADIA_API_URL", &url);
         faults.plant(&format!("Gladia answers {status}"), &patient, "gladia").await;

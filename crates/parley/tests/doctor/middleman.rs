@@ -9,40 +9,46 @@ use testkit::{ScratchFolder, eventually, free_port};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
+    task::JoinSet,
 };
 
-/// Answers everybody with the same bytes.
-pub struct Answering {
+/// Serves whoever connects, until it is dropped.
+pub struct Listening {
     /// Where.
     pub port: u16,
-    task: JoinHandle<()>,
+    _tasks: JoinSet<()>,
 }
 
-impl Answering {
-    /// On a port of its own.
-    pub async fn start(answer: &str) -> Self {
+impl Listening {
+    async fn start<F: Future<Output = std::io::Result<()>> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let answer = answer.as_bytes().to_vec();
-        let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let answer = answer.clone();
-                tokio::spawn(async move {
-                    let mut request = vec![0; 4096];
-                    // Whatever is asked.
-                    drop(stream.read(&mut request).await);
-                    drop(stream.write_all(&answer).await);
-                });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let serving = serve(stream);
+                // A connection that ends early is what some of these are about.
+                connections.spawn(async move { drop(serving.await) });
             }
         });
-        Self { port, task }
+        Self { port, _tasks: tasks }
     }
-}
 
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Answers everybody with the same bytes, whatever is asked.
+    pub async fn answering(answer: &str) -> Self {
+        let answer = answer.as_bytes().to_vec();
+        Self::start(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                let mut request = vec![0; 4096];
+                let asked = stream.read(&mut request).await?;
+                if asked == 0 { Ok(()) } else { stream.write_all(&answer).await }
+            }
+        })
+        .await
     }
 }
 
@@ -91,19 +97,9 @@ impl Middleman {
         ("clocks that differ", Self::FastClock, "clock"),
     ];
 
-    /// In front of `server`; its port. It ends with the test.
-    pub async fn start(self, server: u16) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    // A connection that ends early is what some of these are about.
-                    drop(self.pass_on(client, server).await);
-                });
-            }
-        });
-        port
+    /// In front of `server`.
+    pub async fn start(self, server: u16) -> Listening {
+        Listening::start(move |client| self.pass_on(client, server)).await
     }
 
     async fn pass_on(self, mut client: TcpStream, server: u16) -> std::io::Result<()> {
@@ -242,7 +238,7 @@ pub async fn front(edge: u16, http2: bool, more: &str) -> Front {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("nginx to be installed");
+        .unwrap();
     eventually("nginx listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
     Front { port, process, _folder: folder }
 }
@@ -257,6 +253,6 @@ fn certificate(folder: &Path) {
         .arg(folder.join("certificate.pem"))
         .stdin(Stdio::null())
         .output()
-        .expect("openssl to be installed");
+        .unwrap();
     assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
 }

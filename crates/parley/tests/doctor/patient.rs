@@ -30,8 +30,8 @@ impl Patient {
         // Zero means any free port to a service, and is told to nobody else.
         settings.retain(|_, value| value != "0");
         settings.insert("RTMP_EXTERNAL_PORT".to_owned(), stack.nginx.rtmp_port.to_string());
-        if let Some(model) = std::env::var_os("PARLEY_MODEL_DIR") {
-            settings.insert("PARLEY_MODEL_DIR".to_owned(), model.into_string().unwrap());
+        if let Some(model) = testkit::model_dir() {
+            settings.insert("PARLEY_MODEL_DIR".to_owned(), model.to_str().unwrap().to_owned());
         }
         let url = stack.http("").trim_end_matches('/').to_owned();
         Self { settings, url, arguments: Vec::new(), speech: false }
