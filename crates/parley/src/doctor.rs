@@ -32,6 +32,7 @@ use crate::{
         given_token::{Kind, Secrets},
     },
     failure::Failure,
+    notify::http_url,
     token::{Request, Scope, sign},
 };
 
@@ -120,24 +121,18 @@ fn front_door(given: Option<&str>, reader: &Reader) -> Result<Url, Failure> {
             }
         }
     };
-    let url = http_url(&text);
+    let url = server_url(&text);
     if url.is_none() {
         reader.problem(name, "expected http://HOST or https://HOST, with a port where it is needed");
     }
     Ok(reader.finish(|| url)?)
 }
 
-/// A URL of a WebSocket means the same server.
-fn http_url(text: &str) -> Option<Url> {
-    let text = match text.trim().split_once("://") {
-        Some(("ws", rest)) => format!("http://{rest}"),
-        Some(("wss", rest)) => format!("https://{rest}"),
-        _ => text.trim().to_owned(),
-    };
-    let mut url: Url = text.parse().ok()?;
-    url.set_query(None);
+/// Where a server is, without anything that could be a secret.
+fn server_url(text: &str) -> Option<Url> {
+    let mut url = http_url(text)?;
     url.set_fragment(None);
-    (matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty()).then_some(url)
+    (url.has_host() && url.username().is_empty()).then_some(url)
 }
 
 struct Doctor {
@@ -313,7 +308,7 @@ impl Doctor {
             }
             None => return,
         };
-        let Some(url) = http_url(&text) else {
+        let Some(url) = server_url(&text) else {
             self.report.tell([Check::fail(
                 "system d",
                 "it is no http:// or https:// URL",

@@ -134,8 +134,8 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
 }
 
-/// `PARLEY_URL` may name the WebSocket.
-fn http_url(text: &str) -> Option<Url> {
+/// The address of a server over HTTP, without a query: `PARLEY_URL` may name the WebSocket.
+pub fn http_url(text: &str) -> Option<Url> {
     let text = match text.trim().split_once("://") {
         Some(("ws", rest)) => format!("http://{rest}"),
         Some(("wss", rest)) => format!("https://{rest}"),

@@ -293,12 +293,7 @@ impl Socket {
             }
         };
         let key = generate_key();
-        let mut headers = vec![
-            "Connection: Upgrade".to_owned(),
-            "Upgrade: websocket".to_owned(),
-            "Sec-WebSocket-Version: 13".to_owned(),
-            format!("Sec-WebSocket-Key: {key}"),
-        ];
+        let mut headers = wire::upgrade_headers(&key);
         headers.extend(visitor.origin.map(|origin| format!("Origin: {origin}")));
         let mut answer = match connection.ask("GET", &at(url, self.path, &self.query), &headers, b"").await {
             Ok(answer) => answer,

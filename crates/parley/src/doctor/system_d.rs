@@ -41,12 +41,7 @@ async fn look(url: &Url, token: Option<&str>) -> Result<&'static str, (String, &
 
     let mut connection =
         wire::connect(url, Offer::Http1).await.map_err(|error| (error.to_string(), START))?;
-    let mut headers = vec![
-        "Connection: Upgrade".to_owned(),
-        "Upgrade: websocket".to_owned(),
-        "Sec-WebSocket-Version: 13".to_owned(),
-        format!("Sec-WebSocket-Key: {}", generate_key()),
-    ];
+    let mut headers = wire::upgrade_headers(&generate_key());
     headers.extend(authorization.clone());
     let upgraded = connection.ask("GET", &at(url, "/ws", ""), &headers, b"").await;
     let answer = upgraded.map_err(|garbled| (format!("/ws: {garbled}"), START))?;

@@ -233,6 +233,16 @@ impl ServerCertVerifier for Lenient {
     }
 }
 
+/// Lines that ask for a WebSocket (RFC 6455 section 4.1).
+pub fn upgrade_headers(key: &str) -> Vec<String> {
+    vec![
+        "Connection: Upgrade".to_owned(),
+        "Upgrade: websocket".to_owned(),
+        "Sec-WebSocket-Version: 13".to_owned(),
+        format!("Sec-WebSocket-Key: {key}"),
+    ]
+}
+
 /// What came instead of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Garbled {
