@@ -74,7 +74,13 @@ const CHECKS = {
       await line.start();
       await within(open);
       const title = `diagnose ${crypto.randomUUID?.() ?? Math.random()}`;
-      const came = new Promise((resolve) => { line.on('notification', (row) => row.title === title && resolve(row)); });
+      // It may come before the first list is made, and is then in that list and no event of its own.
+      const came = new Promise((resolve) => {
+        line.on('list', (rows) => {
+          const row = rows.find((each) => each.title === title);
+          if (row) resolve(row);
+        });
+      });
       const body = JSON.stringify({ userId: line.user, type: 'SYSTEM_ANNOUNCEMENT', title, message: t('hello_message') });
       const sent = performance.now();
       await line.request('/api/user/notifications', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
