@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp chaos soak services fuzz clean remove-data announce env up down
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp bench-pages chaos soak services fuzz clean remove-data announce env up down
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,13 +86,14 @@ FEATURES = $(if $(WHISPER),--features transcription-worker/whisper)
 
 LOADGEN = $(or $(CARGO_TARGET_DIR),target)/release/loadgen
 
-bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then bench-fanout, bench-socketio, bench-rtmp and bench-inbox
+bench: setup model build ## Measure 1, 4 and 8 live streams (or BENCH_ARGS='--streams 2 --seconds 60'), then every other bench
 	cargo build --release --locked -p loadgen
 	@$(DEV)/parley-up --with $(LOADGEN) live $(BENCH_ARGS)
 	@$(MAKE) --no-print-directory bench-fanout
 	@$(MAKE) --no-print-directory bench-socketio
 	@$(MAKE) --no-print-directory bench-rtmp
 	@$(MAKE) --no-print-directory bench-inbox
+	@$(MAKE) --no-print-directory bench-pages
 
 bench-fanout: setup-test model build ## Measure one event to 5,000 followers (or FANOUT_ARGS='--followers 1000')
 	cargo build --release --locked -p loadgen
@@ -109,11 +110,16 @@ bench-rtmp: setup-test model build ## Measure 50 encoders that push at once (or 
 bench-inbox: setup ## Measure an inbox of 1,000,000 notifications
 	@$(DEV)/parley-up --stores cargo bench --locked -p notification-hub --bench inbox
 
+bench-pages: setup-test model tools build ## Measure the pages in Chromium: frames a second, and from speech in an encoder to the overlay
+	@$(DEV)/parley-up --chaos node $(NODE)/measure.js pace
+	@$(DEV)/parley-up --chaos node $(NODE)/measure.js overlay
+
 chaos: setup model ## Kill every part during live streams, cut networks, offer too much, and compare every word (10 minutes)
 	@$(DEV)/chaos release $(foreach it,kills rolling-restart disconnects overload,crates/loadgen/scenarios/$(it).toml)
 
-soak: setup model ## One hour of speech: is memory flat, is the delay the same at the end?
+soak: setup-test model build ## One hour of speech, and one of pages: is memory flat, is the delay the same at the end?
 	@$(DEV)/chaos release crates/loadgen/scenarios/soak.toml
+	@$(DEV)/parley-up --chaos node $(NODE)/measure.js soak $(SOAK_MINUTES)
 
 services: setup ## Run Postgres and Redis for single tests; prints what to export
 	@$(DEV)/parley-up --stores

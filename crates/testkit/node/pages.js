@@ -3,9 +3,7 @@
 // Needs a server with PARLEY_DEV=true. Prints JSON lines; the last is what the page showed. Exit code 0 if all went well.
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
-const net = require("node:net");
-const path = require("node:path");
-const { chromium } = require("playwright-core");
+const { context, faults, launch, open: openAt, sleep, wire } = require("./browser.js");
 const { print } = require("./peer.js");
 
 const { story, base, session, recording, words, userToken, token, lines } = JSON.parse(process.argv[2]);
@@ -16,68 +14,12 @@ const WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
 // Whoever reads the lines takes silence for a hang; a busy machine is none.
 setInterval(() => print({ alive: true }), 5_000).unref();
 
-const executable = () => ["chromium", "chromium-browser", "google-chrome"]
-  .flatMap((name) => process.env.PATH.split(path.delimiter).map((folder) => path.join(folder, name)))
-  .find((file) => fs.existsSync(file));
-
-const launch = () => chromium.launch({
-  executablePath: executable(),
-  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-    ...(recording ? [`--use-file-for-fake-audio-capture=${recording}%noloop`] : [])],
-});
-
-/// Opens a page that must ask nobody else, say nothing bad in its log, and be ready.
-const faults = [];
-const open = async (context, where, origin = base) => {
-  const page = await context.newPage();
-  page.setDefaultTimeout(PATIENCE_MS);
-  page.on("pageerror", (error) => faults.push(`${where}: ${error.stack}`));
-  page.on("console", (message) => {
-    const text = message.text();
-    // A network that is cut, and a WebSocket that is refused, are what some stories are about.
-    if (message.type() === "error" && !/net::ERR_|WebSocket connection to/.test(text)) faults.push(`${where}: ${text}`);
-  });
-  page.on("request", (request) => {
-    if (!/^(blob|data):/.test(request.url()) && new URL(request.url()).origin !== origin) faults.push(`${where} asks ${request.url()}`);
-  });
-  await page.goto(origin + where);
-  await page.waitForSelector("html[data-ready]");
-  return page;
-};
-
-const context = (browser, more) => browser.newContext({ viewport: { width: 1440, height: 1000 }, locale: "en", permissions: ["microphone"], ...more });
+const open = (context, where, origin = base) => openAt(context, origin, where);
 const texts = (page, selector) => page.$$eval(selector, (nodes) => nodes.map((node) => node.textContent));
 /// Waits until the captions of the log, as one text, hold these words.
 const reads = (page, wanted) => page.waitForFunction(([wanted]) =>
   [...document.querySelectorAll("#log .text")].map((node) => node.textContent).join(" ").toLowerCase().includes(wanted), [wanted.toLowerCase()]);
 const stopped = (page) => page.waitForFunction(() => document.querySelector("#start").textContent === "Start speaking" && !document.querySelector("#start").disabled);
-
-/// A wire to the server that can be cut.
-const wire = async () => {
-  const target = new URL(base);
-  const open = new Set();
-  let isCut = false;
-  const server = net.createServer((near) => {
-    if (isCut) return near.destroy();
-    const far = net.connect(Number(target.port), target.hostname);
-    open.add(near).add(far);
-    near.pipe(far).pipe(near);
-    for (const [one, other] of [[near, far], [far, near]]) {
-      one.on("error", () => other.destroy());
-      one.on("close", () => { open.delete(one); other.destroy(); });
-    }
-  });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
-    origin: `http://127.0.0.1:${server.address().port}`,
-    cut() { isCut = true; for (const socket of open) socket.destroy(); },
-    mend() { isCut = false; },
-    close() { server.close(); for (const socket of open) socket.destroy(); },
-  };
-};
-
-const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 
 const STORIES = {
   /// One button, and the words are there; nothing on the page moved.
@@ -109,7 +51,7 @@ const STORIES = {
 
   /// The network is away for five seconds in the middle; everything that was said is in the session.
   async cut(browser) {
-    const cable = await wire();
+    const cable = await wire(base);
     const page = await open(await context(browser), `/console?session=${session}`, cable.origin);
     await page.click("#start");
     await page.waitForSelector("#live .partial");
@@ -292,7 +234,7 @@ const STORIES = {
 };
 
 (async () => {
-  const browser = await launch();
+  const browser = await launch(recording);
   try {
     const shown = await STORIES[story](browser);
     assert.deepEqual(faults, []);
