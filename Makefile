@@ -5,7 +5,7 @@ DEV := deploy/dev
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp bench-pages chaos soak services fuzz clean remove-data announce env up down
+.PHONY: help run test setup setup-test tools model model-whisper test-whisper build check check-deploy fmt clippy bench bench-inbox bench-fanout bench-socketio bench-rtmp bench-pages screenshots chaos soak services fuzz clean remove-data announce env up down
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+: .*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ bench-inbox: setup ## Measure an inbox of 1,000,000 notifications
 bench-pages: setup-test model tools build ## Measure the pages in Chromium: frames a second, and from speech in an encoder to the overlay
 	@$(DEV)/parley-up --chaos node $(NODE)/measure.js pace
 	@$(DEV)/parley-up --chaos node $(NODE)/measure.js overlay
+
+screenshots: setup-test model tools build ## Make docs/screenshots anew, of the pages as they are
+	@$(DEV)/parley-up --chaos node $(NODE)/screenshots.js docs/screenshots
 
 chaos: setup model ## Kill every part during live streams, cut networks, offer too much, and compare every word (10 minutes)
 	@$(DEV)/chaos release $(foreach it,kills rolling-restart disconnects overload,crates/loadgen/scenarios/$(it).toml)

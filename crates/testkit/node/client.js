@@ -105,6 +105,16 @@ const next = (line, name) => new Promise((resolve, reject) => {
     session.close();
   }
 
+  // Who greets and then closes, again and again, is not stormed.
+  act = (socket) => socket.close(1011);
+  session = new Session({ origin, token: "t" });
+  const failures = [];
+  session.on("retry", (retry) => failures.push(retry.failures));
+  session.open().catch(() => {});
+  while (failures.length < 3) await next(session, "retry");
+  check(failures, [1, 2, 3]);
+  session.close();
+
   // A token that has ended is asked for anew; a constant one is the end.
   asked.length = 0;
   const reasons = [];
@@ -146,6 +156,18 @@ const next = (line, name) => new Promise((resolve, reject) => {
   session = new Session({ origin, token: (reason) => (reason === "refresh" ? "fresh" : token("secret", "demo", "a", { iat: seconds, exp: seconds + 4 })) });
   await session.open();
   check(await shown, "fresh");
+  session.close();
+
+  // One that is no newer is not shown, and not asked for again and again.
+  const same = token("secret", "demo", "a", { iat: seconds, exp: Math.floor(Date.now() / 1000) + 4 });
+  let renewals = 0;
+  const said = [];
+  act = (socket) => socket.on("message", (data) => said.push(JSON.parse(data).type));
+  session = new Session({ origin, token: (reason) => { renewals += reason === "refresh"; return same; } });
+  await session.open();
+  while (!renewals) await new Promise((resolve) => { setTimeout(resolve, 50); });
+  await new Promise((resolve) => { setTimeout(resolve, 1_500); });
+  check([renewals, said], [1, []]);
   session.close();
   server.close();
   for (const socket of server.clients) socket.terminate();

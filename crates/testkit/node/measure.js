@@ -7,14 +7,9 @@
 const assert = require("node:assert/strict");
 const { execFileSync, spawn } = require("node:child_process");
 const { once } = require("node:events");
-const path = require("node:path");
-const { context, faults, launch, open, sleep, wire } = require("./browser.js");
+const { FFMPEG, PARLEY, RECORDING, context, faults, launch, open, sleep, wire } = require("./browser.js");
 
-const { PARLEY_URL, PARLEY_MODEL_DIR, PARLEY_BUILD = "release", RTMP_EXTERNAL_PORT, CARGO_TARGET_DIR } = process.env;
-const ROOT = path.join(__dirname, "../../..");
-const PARLEY = path.join(CARGO_TARGET_DIR ?? path.join(ROOT, "target"), PARLEY_BUILD, "parley");
-const FFMPEG = path.join(ROOT, ".parley/tools/ffmpeg");
-const RECORDING = path.join(PARLEY_MODEL_DIR ?? "", "two_cities.wav");
+const { PARLEY_URL, RTMP_EXTERNAL_PORT } = process.env;
 const OVERLAY = { viewport: { width: 1920, height: 1080 } };
 const session = `measured-${Date.now().toString(36)}`;
 

@@ -4,10 +4,9 @@
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const { context, faults, launch, open: openAt, sleep, wire } = require("./browser.js");
-const { print } = require("./peer.js");
+const { print, token: sign } = require("./peer.js");
 
-const { story, base, session, recording, words, userToken, token, lines } = JSON.parse(process.argv[2]);
-const PATIENCE_MS = 60_000;
+const { story, base, session, recording, words, userToken, token, secret, lines } = JSON.parse(process.argv[2]);
 const AXE = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
 
@@ -42,7 +41,7 @@ const STORIES = {
     const { moved, partials } = await page.evaluate(() => ({ moved: window.moved, partials: window.partials }));
     assert.ok(partials > 0, "partials were shown, with their stable part");
     assert.ok(moved < 0.1, `the page moved by ${moved}`);
-    const [asked] = await Promise.all([page.waitForEvent("download"), page.selectOption("#download", "srt")]);
+    const [asked] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
     assert.match(fs.readFileSync(await asked.path(), "utf8"), /-->/);
     await page.fill("#search", words.split(" ")[0]);
     assert.ok(await page.$("#log mark"), "what is looked for is marked");
@@ -66,6 +65,98 @@ const STORIES = {
     const log = await texts(page, "#connection li");
     cable.close();
     return { finals, log };
+  },
+
+  /// The token ends while somebody speaks and the application has no other until then; the next is renewed in time.
+  async expire(browser) {
+    const page = await open(await context(browser), `/console?session=${session}`);
+    const reasons = [];
+    let renewed;
+    const isRenewed = new Promise((resolve) => { renewed = resolve; });
+    await page.exposeFunction("issue", (reason) => {
+      reasons.push(reason);
+      if (reasons.length === 2) throw new Error("the application is away");
+      if (reasons.length === 4) renewed();
+      // One is renewed when a quarter of its time is left, or a minute.
+      const seconds = [12, 0, 20, 3600][reasons.length - 1];
+      return sign(secret, session, "alice", { exp: Math.floor(Date.now() / 1000) + seconds });
+    });
+    const finals = await page.evaluate(async ([words]) => {
+      const { Captions } = await import("/parley.js");
+      const captions = (window.captions = new Captions({ token: (reason) => window.issue(reason) }));
+      const texts = new Map();
+      const all = () => [...texts.values()];
+      const heard = new Promise((resolve, reject) => {
+        captions.on("final", ({ utteranceId, text }) => {
+          texts.set(utteranceId, text);
+          if (all().join(" ").toLowerCase().includes(words)) resolve();
+        });
+        captions.on("error", reject);
+      });
+      await captions.start();
+      await heard;
+      return all();
+    }, [words]);
+    await isRenewed;
+    await page.evaluate(() => window.captions.stop());
+    assert.deepEqual(reasons, ["connect", "refresh", "expired", "refresh"]);
+    return { finals };
+  },
+
+  /// A microphone is free again whenever nobody is heard: refused, closed, or closed before the person has allowed it.
+  async free(browser) {
+    const page = await open(await context(browser), `/console?session=${session}`);
+    const told = await page.evaluate(async ([token]) => {
+      const { Captions } = await import("/parley.js");
+      const tracks = [];
+      let allow = Promise.resolve();
+      const { mediaDevices } = navigator;
+      const ask = mediaDevices.getUserMedia.bind(mediaDevices);
+      mediaDevices.getUserMedia = async (wanted) => {
+        await allow;
+        const stream = await ask(wanted);
+        tracks.push(...stream.getTracks());
+        return stream;
+      };
+      const ended = async () => {
+        while (tracks.some(({ readyState }) => readyState !== "ended")) await new Promise(requestAnimationFrame);
+        return tracks.splice(0).length;
+      };
+      const told = [];
+      // It may only follow; and it may be tried again.
+      const refused = new Captions({ token });
+      for (let i = 0; i < 2; i++) told.push(await refused.start().catch(({ name, code }) => `${name} ${code}`), await ended());
+
+      let yes;
+      for (const end of ["close", "stop"]) {
+        allow = new Promise((resolve) => { yes = resolve; });
+        const closed = new Captions({ token });
+        const starting = closed.start().catch(({ code }) => code);
+        await closed[end]();
+        yes();
+        told.push(await starting, await ended(), closed.state);
+      }
+      return told;
+    }, [token]);
+    assert.deepEqual(told, ["TokenError forbidden", 1, "TokenError forbidden", 1, "closed", 1, "idle", "closed", 1, "idle"]);
+    return { told };
+  },
+
+  /// Somebody pastes a token that is wrong, is told, and pastes a good one.
+  async sign(browser) {
+    const page = await open(await context(browser), "/console");
+    const give = async (text) => {
+      await page.waitForSelector("#sign-in:not([hidden])");
+      await page.fill("#token", text);
+      await page.press("#token", "Enter");
+    };
+    await give(token.slice(0, -4));
+    await page.waitForSelector("#state[data-state=failed]");
+    await page.reload();
+    await page.waitForSelector("html[data-ready]");
+    await give(token);
+    await page.waitForSelector("#state[data-state=open]");
+    return { signed: true };
   },
 
   /// No WebSocket gets through: after three tries the words come over HTTP.
@@ -102,8 +193,7 @@ const STORIES = {
   async tabs(browser) {
     const shared = await context(browser);
     const sockets = new Map();
-    const tab = async () => {
-      const page = await shared.newPage();
+    shared.on("page", (page) => {
       sockets.set(page, 0);
       page.on("websocket", (socket) => {
         if (new URL(socket.url()).pathname === "/ws") {
@@ -111,11 +201,8 @@ const STORIES = {
           socket.on("close", () => sockets.set(page, sockets.get(page) - 1));
         }
       });
-      page.setDefaultTimeout(PATIENCE_MS);
-      await page.goto(`${base}/console?session=${session}#userToken=${userToken}`);
-      await page.waitForSelector("html[data-ready]");
-      return page;
-    };
+    });
+    const tab = () => open(shared, `/console?session=${session}#userToken=${userToken}`);
     const connected = () => [...sockets].filter(([page, count]) => !page.isClosed() && count > 0).map(([page]) => page);
     const counts = (pages, count) => Promise.all(pages.map((page) => page.waitForFunction(([count]) => document.querySelector("#unread").textContent === count, [String(count)])));
     const tabs = [await tab(), await tab(), await tab()];
@@ -186,7 +273,8 @@ const STORIES = {
     await page.waitForFunction(() => document.querySelector("#found").textContent === "0 found");
     await page.fill("#search", "");
     for (const format of ["srt", "vtt", "txt", "json"]) {
-      const [asked] = await Promise.all([page.waitForEvent("download"), page.selectOption("#download", format)]);
+      await page.selectOption("#format", format);
+      const [asked] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
       assert.ok(fs.statSync(await asked.path()).size > 10, format);
     }
     print({ ready: true });

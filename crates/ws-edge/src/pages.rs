@@ -45,7 +45,7 @@ impl Kind {
     }
 
     /// Content Security Policy, level 3. Everything comes from here and goes here: no inline script or style, no frame
-    /// but our own, no plugin, no form that leaves, no HTML made of text. `blob:` is what a person chose to be heard.
+    /// but our own, no plugin, no form that leaves, no HTML made of text.
     const fn policy(self) -> &'static str {
         match self {
             Self::Framed => concat!(
@@ -54,7 +54,7 @@ impl Kind {
             ),
             Self::Page => concat!(
                 "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; ",
-                "media-src 'self' blob:; frame-src 'self'; base-uri 'none'; form-action 'none'; ",
+                "frame-src 'self'; base-uri 'none'; form-action 'none'; ",
                 "frame-ancestors 'none'; require-trusted-types-for 'script'"
             ),
             // Nothing that would run when somebody opens it as a document.

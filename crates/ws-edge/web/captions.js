@@ -41,8 +41,8 @@ const translation = (tag, text) => h('p', { className: 'translation', dir: 'auto
  * however many come; the log keeps `most` lines on the page.
  */
 export class CaptionView {
-  constructor(log, live, { most = 500, idle = () => '' } = {}) {
-    Object.assign(this, { log, live, most, idle });
+  constructor(log, live, { most = 500, idle = () => '', scroller = log } = {}) {
+    Object.assign(this, { log, live, most, idle, scroller });
     this.list = log.querySelector('ol');
     this.lines = new Map();
     this.partials = new Map();
@@ -70,11 +70,26 @@ export class CaptionView {
     if (known.node) known.node.append(translation(language, text));
   }
 
+  /** What was being said is not known any more. */
+  silence() {
+    this.partials.clear();
+    this.schedule();
+  }
+
+  /** Another session begins. */
+  clear() {
+    this.list.replaceChildren();
+    this.lines.clear();
+    this.coming = [];
+    this.silence();
+  }
+
   schedule() { this.frame ??= requestAnimationFrame(() => this.draw()); }
 
   draw() {
     this.frame = undefined;
-    const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
+    const { scroller } = this;
+    const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
     for (const caption of this.coming) {
       const node = line(caption);
       const old = this.lines.get(caption.utteranceId);
@@ -88,7 +103,7 @@ export class CaptionView {
       node.remove();
       this.lines.delete(id);
     }
-    if (this.coming.length && atEnd) this.log.scrollTop = this.log.scrollHeight;
+    if (this.coming.length && atEnd) scroller.scrollTop = scroller.scrollHeight;
     this.coming = [];
     // The newest few; somebody who never ends does not hide the others.
     const open = [...this.partials.values()].slice(-3).map((caption) => line(caption));

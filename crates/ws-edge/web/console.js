@@ -16,12 +16,13 @@ let notifications;
 // ---- who ----
 
 /** The token of the session: what was given, or `make run`'s for whoever sits here, anew when it is asked for anew. */
-const given = tokens.session;
+const given = { ...tokens };
 async function sessionToken(reason) {
-  if (given || !dev) return tokens.session;
+  if (given.session || !dev) return tokens.session;
   if (!tokens.session || reason === 'expired' || reason === 'refresh') {
     const { token, userToken } = await devTokens($('#session').value || 'demo');
-    tokens.keep({ session: token, user: tokens.user ?? userToken ?? undefined });
+    // Not kept: another session, or tomorrow, has others.
+    Object.assign(tokens, { session: token, user: tokens.user ?? userToken ?? undefined });
   }
   return tokens.session;
 }
@@ -29,8 +30,7 @@ async function sessionToken(reason) {
 async function signIn() {
   await sessionToken('connect');
   if (!tokens.session) {
-    $('#sign-in').hidden = false;
-    $('#token').focus();
+    askForToken();
     return false;
   }
   follow();
@@ -38,8 +38,15 @@ async function signIn() {
   return true;
 }
 
+function askForToken() {
+  $('#sign-in').hidden = false;
+  $('#token').focus();
+}
+
 $('#sign-in').addEventListener('submit', (event) => {
   event.preventDefault();
+  for (const line of [follower, notifications]) line?.close();
+  follower = notifications = undefined;
   tokens.keep({ session: $('#token').value.trim(), user: $('#user-token').value.trim() || tokens.user });
   $('#sign-in').hidden = true;
   signIn();
@@ -49,8 +56,11 @@ $('#session').addEventListener('change', async () => {
   await stop();
   follower?.close();
   tokens.session = follower = undefined;
-  $('#log ol').replaceChildren();
-  view.lines.clear();
+  view.clear();
+  messages.clear();
+  $('#chat').replaceChildren();
+  delays.length = 0;
+  drawDelays();
   signIn().catch(trouble);
 });
 
@@ -60,6 +70,11 @@ function follow() {
   if (follower) return;
   follower = new Session({ token: sessionToken, since: 0, chat: true });
   watch(follower, t('reading'));
+  // What was said before is not read aloud.
+  $('#log').setAttribute('aria-live', 'off');
+  follower.on('open', () => setTimeout(() => $('#log').setAttribute('aria-live', 'polite'), 1000));
+  follower.on('disconnected', () => view.silence());
+  follower.on('error', () => { follower = undefined; });
   follower.on('partial', (caption) => view.partial(caption));
   follower.on('final', (caption) => {
     $('#log-empty').hidden = true;
@@ -103,11 +118,12 @@ async function source(kind) {
 async function start() {
   $('#start').disabled = true;
   hint('');
+  let mine;
   try {
     if (!await signIn()) return;
     const chosen = await source(document.querySelector('[name=source]:checked').value);
     const translateTo = $('#translate-to').value;
-    speaker = new Captions({ token: sessionToken, source: chosen.source, audio: chosen.audio,
+    mine = speaker = new Captions({ token: sessionToken, source: chosen.source, audio: chosen.audio,
       language: $('#spoken').value || undefined, translateTo: translateTo ? [translateTo] : undefined });
     speaker.chosen = chosen;
     watch(speaker, t('speaking'));
@@ -122,16 +138,20 @@ async function start() {
     speaker.on('ended', () => stop());
     speaker.on('error', (error) => { trouble(error); stop(); });
     quietSince = performance.now();
-    await speaker.start();
+    // Whoever waits for a server, or is asked for the microphone, may think better of it.
+    $('#start').disabled = false;
+    showButton();
+    await mine.start();
     chosen.play?.();
     listDevices();
     view.schedule();
   } catch (error) {
-    speaker?.chosen.release?.();
+    mine?.chosen.release?.();
+    if (mine?.stopping) return;
     speaker = undefined;
     trouble(error);
   } finally {
-    $('#start').disabled = false;
+    if (!mine?.stopping) $('#start').disabled = false;
     showButton();
   }
 }
@@ -185,7 +205,7 @@ function level({ rms, peak, ahead = 0 }) {
   if (peak > 0.012) quietSince = now;
   if (!speaker || speaker.stopping) return hint('');
   if (now - quietSince > QUIET_MS) hint(t('hear_nothing'), 'warn');
-  else if (ahead > 3 && speaker.state !== 'open') hint(t('keeping', Math.round(ahead)), 'warn');
+  else if (ahead > 3 && speaker.state !== 'open') hint(t('keeping', Math.ceil(ahead / 10) * 10), 'warn');
   else hint(t('hear_you'));
 }
 
@@ -258,10 +278,11 @@ async function notify() {
   }
   $('#notify').disabled = $('#read').disabled = false;
   notifications = new Notifications({ token: async (reason) => {
-    if (dev && !asked('userToken') && reason === 'expired') tokens.user = (await devTokens($('#session').value || 'demo')).userToken;
+    if (dev && !given.user && reason === 'expired') tokens.user = (await devTokens($('#session').value || 'demo')).userToken;
     return tokens.user;
   } });
   watch(notifications, t('notifications'));
+  notifications.on('error', () => { notifications = undefined; });
   notifications.on('count', (count) => { $('#unread').textContent = count; });
   notifications.on('list', (items) => box.replaceChildren(...(items.length ? items.slice(0, 30).map((item) =>
     h('li', { 'data-unread': !item.isRead && '' },
@@ -315,12 +336,17 @@ function log(who, text) {
 function watch(line, who) {
   line.on('state', (now) => {
     log(who, t(`state_${now}`));
-    state();
+    // That it failed says more than that it is closed.
+    if (!line.error) state();
   });
   line.on('disconnected', ({ code, reason }) => log(who, `${code}: ${t(`close_${closeReason(code)}`)}${reason ? ` (${reason})` : ''}`));
   line.on('retry', ({ waitMs }) => log(who, t('retry', (waitMs / 1000).toFixed(1))));
   line.on('status', ({ status, engine, reason }) => log(who, [t(`engine_${status}`), engine, reason].filter(Boolean).join(' · ')));
-  line.on('error', (error) => { log(who, explain(error)); state('failed'); });
+  line.on('error', (error) => {
+    log(who, explain(error));
+    state('failed');
+    if (error.name === 'TokenError') askForToken();
+  });
 }
 
 function state(now = (speaker ?? follower)?.state ?? 'idle') {
@@ -333,10 +359,9 @@ function state(now = (speaker ?? follower)?.state ?? 'idle') {
 $('#search').addEventListener('input', ({ target }) => view.search(target.value));
 $('#copy').addEventListener('click', ({ target }) => copy(view.text(), target));
 $('#copy-log').addEventListener('click', ({ target }) => copy(lines.join('\n'), target));
-$('#download').addEventListener('change', async ({ target }) => {
-  const format = target.value;
-  target.value = '';
-  if (!format || !follower) return;
+$('#download').addEventListener('click', async () => {
+  const format = $('#format').value;
+  if (!follower) return;
   try {
     const text = await follower.transcript({ format });
     download(`${$('#session').value || 'session'}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
@@ -352,14 +377,14 @@ $('#translate-to').append(h('option', { value: '' }, t('none')), ...options.map(
 
 dev = await isDev();
 $('#session').value = asked('session') ?? 'demo';
-$('#session-label').hidden = !dev || Boolean(given);
+$('#session-label').hidden = !dev || Boolean(given.session);
 showButton();
 state();
 drawDelays();
 view.draw();
 notifications || $('#notifications').replaceChildren(h('li', { className: 'empty' }, t('nothing_new')));
-hint(dev || given ? '' : t('sign_in_help'));
+hint(dev || given.session ? '' : t('sign_in_help'));
 listDevices();
-if (dev || given) signIn().catch(trouble);
+if (dev || given.session) signIn().catch(trouble);
 else $('#sign-in').hidden = false;
 document.documentElement.dataset.ready = '';

@@ -8,7 +8,7 @@ const results = new Map();
 const within = (promise, ms = LIMIT_MS) => Promise.race([promise,
   new Promise((_, reject) => { setTimeout(() => reject(Object.assign(new Error(`no answer within ${ms / 1000} s`), { code: 'late' })), ms); })]);
 
-/** Each returns what it found, `[state, text]`, or throws what is wrong. Ids are the same in every language. */
+/** Each returns what it found, `[state, text, text of the report?]`, or throws what is wrong. Ids are the same in every language. */
 const CHECKS = {
   secure: () => (isSecureContext ? ['good', t('secure_good')] : ['bad', t('secure_bad')]),
   browser: () => {
@@ -20,7 +20,8 @@ const CHECKS = {
     const began = performance.now();
     const answer = await within(fetch('/health', { cache: 'no-store' }));
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    const allowed = answer.headers.get('access-control-allow-origin');
+    // A page's own GET says nothing of where it comes from; this does.
+    const allowed = (await within(fetch('/health', { method: 'OPTIONS' }))).headers.get('access-control-allow-origin');
     results.set('cors', allowed ? ['good', t('cors_good', allowed)] : ['warn', t('cors_warn', location.origin)]);
     return ['good', t('server_good', Math.round(performance.now() - began))];
   },
@@ -30,7 +31,8 @@ const CHECKS = {
     const { sessionSlug, identity, sub, scope, exp } = claims(tokens.session);
     if (!sessionSlug) return ['bad', t('token_strange')];
     const left = Math.round(exp - Date.now() / 1000);
-    return [left > 0 ? 'good' : 'bad', t(left > 0 ? 'token_good' : 'token_over', sessionSlug, identity ?? sub, scope ?? 'all', Math.round(left / 60))];
+    const says = (slug, who) => t(left > 0 ? 'token_good' : 'token_over', slug, who, scope ?? 'all', Math.abs(Math.round(left / 60)));
+    return [left > 0 ? 'good' : 'bad', says(sessionSlug, identity ?? sub), says('…', '…')];
   },
   upgrade: async () => {
     if (!tokens.session) return ['warn', t('token_none')];
@@ -104,12 +106,19 @@ const CHECKS = {
 async function hear() {
   const captions = new Captions({ token: () => new Promise(() => { /* It stays unconnected. */ }) });
   let loudest = 0;
-  captions.on('level', ({ peak }) => { loudest = Math.max(loudest, peak); });
-  const failed = captions.start().then(() => undefined, (error) => error);
-  const error = await Promise.race([failed, new Promise((resolve) => { setTimeout(resolve, 2500); })]);
-  await captions.release();
-  captions.close();
-  if (error) throw error;
+  try {
+    await new Promise((resolve, reject) => {
+      let over;
+      captions.on('level', ({ peak }) => {
+        loudest = Math.max(loudest, peak);
+        // From when the person has allowed it.
+        over ??= setTimeout(resolve, 2500);
+      });
+      captions.start().catch(reject);
+    });
+  } finally {
+    captions.close();
+  }
   return loudest > 0.012 ? ['good', t('microphone_good', Math.round(20 * Math.log10(loudest)))] : ['warn', t('hear_nothing')];
 }
 
@@ -125,14 +134,14 @@ function show(id, state, text) {
 const report = new Map();
 async function check(id, act = CHECKS[id]) {
   show(id, 'none', t('checking'));
-  let [state, text] = [];
+  let [state, text, reported] = [];
   try {
-    [state, text] = await act();
+    [state, text, reported] = await act();
   } catch (error) {
     [state, text] = ['bad', explain(error)];
   }
   show(id, state, text);
-  report.set(id, `${state.padEnd(5)} ${id.padEnd(14)} ${text}`);
+  report.set(id, `${state.padEnd(5)} ${id.padEnd(14)} ${reported ?? text}`);
   // Tokens are not in it, and neither is who they are of.
   $('#report').value = [`Parley diagnosis ${new Date().toISOString()}`, `page ${location.origin}${location.pathname}`, `parley.js ${VERSION}`,
     `browser ${navigator.userAgent}`, `online ${navigator.onLine}`, '', ...report.values()].join('\n');

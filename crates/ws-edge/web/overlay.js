@@ -41,6 +41,8 @@ let hiding;
 
 function say(caption) {
   const known = shown.get(caption.utteranceId);
+  // A correction of what has gone is for readers.
+  if (caption.revision && !known) return;
   if (!caption.text) shown.delete(caption.utteranceId);
   // A partial that was on its way for longer than its final does not take its place.
   else if (caption.isFinal || !known?.isFinal) shown.set(caption.utteranceId, caption);
@@ -77,12 +79,13 @@ function follow(token) {
   session.on('translation', later((told) => {
     if (told.language === wanted && told.text) say({ ...told, isFinal: true });
   }));
-  // Nobody who watches the stream should read it; the page that built the address shows it, and so does OBS's log.
+  // Nobody who watches the stream should read it; OBS's log shows it.
   session.on('state', (state) => { document.documentElement.dataset.state = state; });
   session.on('error', (error) => {
     document.documentElement.dataset.state = 'failed';
     console.warn(`Parley: ${error.name}: ${error.message}`);
-    parent !== window && parent.postMessage({ parley: 'failed', code: error.code }, location.origin);
+    shown.clear();
+    draw();
   });
   session.open().catch(() => { /* Told above. */ });
 }

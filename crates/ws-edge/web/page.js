@@ -9,6 +9,9 @@ const hash = new URLSearchParams(location.hash.slice(1));
 /** A word of the address, from its query or its fragment. */
 export const asked = (name) => address.searchParams.get(name) ?? hash.get(name) ?? undefined;
 
+/** The address of this page without what was taken out of it. */
+const here = () => address.pathname + address.search + (hash.size ? `#${hash}` : '');
+
 // ---- language ----
 
 const wanted = [asked('lang'), stored('lang'), ...navigator.languages].map((tag) => tag?.slice(0, 2).toLowerCase());
@@ -33,6 +36,10 @@ function translate() {
   for (const [tag, name] of Object.entries(LANGUAGES)) choice.append(h('option', { value: tag, lang: tag, selected: tag === language }, name));
   choice.addEventListener('change', () => {
     store('lang', choice.value);
+    // What the address says would win over what was chosen.
+    address.searchParams.delete('lang');
+    hash.delete('lang');
+    history.replaceState(null, '', here());
     location.reload();
   });
 }
@@ -69,8 +76,7 @@ export const tokens = (() => {
     address.searchParams.delete(name);
     hash.delete(name);
   }
-  const rest = hash.toString();
-  if (session || user) history.replaceState(null, '', address.pathname + address.search + (rest && `#${rest}`));
+  if (session || user) history.replaceState(null, '', here());
   return {
     session: session ?? ofTab(`${place}token`),
     user: user ?? ofTab(`${place}userToken`),
@@ -139,9 +145,9 @@ export async function copy(text, button) {
     document.execCommand('copy');
     area.remove();
   }
-  const label = button.textContent;
+  button.dataset.label ??= button.textContent;
   button.textContent = t('copied');
-  setTimeout(() => { button.textContent = label; }, 1500);
+  setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 }
 
 /** What an error of parley.js is called here. */

@@ -1,5 +1,8 @@
 /** Types of parley.js. */
 
+// What is not exported here is a type alone.
+export {};
+
 export const VERSION: string;
 
 /** Anything that goes wrong. */
@@ -72,6 +75,7 @@ declare class Line<Events extends LineEvents> extends EventTarget {
   request(path: string, init?: RequestInit & { query?: Record<string, unknown> }): Promise<Response>;
   /** Sends a message; false when there is no open socket. */
   say(message: object): boolean;
+  /** Ends it for good, at once; a microphone that it took is free. */
   close(): void;
 }
 
@@ -103,6 +107,14 @@ export interface Caption {
   latencyMs?: number;
   /** It was understood over HTTP while no socket could be opened, and is not stored. */
   fallback?: true;
+}
+/** A final as it is stored. */
+export interface Segment extends Pick<Caption, 'utteranceId' | 'text' | 'isFinal' | 'speaker' | 'speakerId' | 'language' | 'translations' | 'stream' | 'start' | 'end' | 'words' | 'ts'> {
+  sequence: number;
+  revision: number;
+  /** RFC 3339. */
+  startedAt: string;
+  endedAt: string;
 }
 export interface Translation {
   type: 'translation';
@@ -143,7 +155,7 @@ export class Session<Events extends SessionEvents = SessionEvents> extends Line<
   open(): Promise<this>;
   chat(content: string): boolean;
   activeSpeaker(identity?: string, name?: string, isActive?: boolean): boolean;
-  transcript(query?: { format?: 'json'; language?: string; speaker?: string; from?: string; to?: string }): Promise<{ sessionSlug: string; segments: Caption[] }>;
+  transcript(query?: { format?: 'json'; language?: string; speaker?: string; from?: string; to?: string }): Promise<{ sessionSlug: string; segments: Segment[] }>;
   transcript(query: { format: 'txt' | 'srt' | 'vtt'; language?: string; speaker?: string; from?: string; to?: string }): Promise<string>;
 }
 
@@ -208,6 +220,8 @@ export interface NotificationsEvents extends LineEvents {
   count: number;
   /** The newest, at most 100. */
   list: Notification[];
+  /** Something was refused, and the connection goes on. */
+  warning: { code?: string; message: string };
   /** This tab has the connection. */
   leading: Record<string, never>;
 }

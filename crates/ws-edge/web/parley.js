@@ -18,10 +18,14 @@ const KEPT_S = 600;
 const GAP_S = 10;
 /** Failed tries in a row after which sound goes over plain HTTP until a socket opens again. */
 const TRIES = 3;
+/** Whoever is lost sooner than this has not been back. */
+const CALM_MS = 10000;
+/** Twenty seconds of sound are understood by then, or by nobody. */
+const REQUEST_MS = 60000;
 /** Without a word for this long a socket is asked for a sign of life, and given up after as long again. */
 const SILENCE_MS = 15000;
 
-// ---- Errors -------------------------------------------------------------------------------------------------------
+// ---- Errors ----
 
 /** Anything that goes wrong. `code` is the server's, or ours; `closeCode` is there when a socket was closed. */
 export class ParleyError extends Error {
@@ -49,7 +53,7 @@ export const closeReason = (code) => ({
   1011: 'fault', 1013: 'busy', 4003: 'expired', 4008: 'silent', 4013: 'slow',
 })[code] ?? 'unknown';
 
-// ---- Where the server is ------------------------------------------------------------------------------------------
+// ---- Where the server is ----
 
 /**
  * The URL of a path. Without a host: where the page comes from. With one: its scheme and slashes are cut off;
@@ -86,7 +90,7 @@ export function claims(token) {
   }
 }
 
-// ---- When to try again --------------------------------------------------------------------------------------------
+// ---- When to try again ----
 
 /** Waits that double from half a second to 15 s. Half is chance, so that clients do not come back all together. */
 export class Backoff {
@@ -99,7 +103,7 @@ export class Backoff {
   reset() { this.failures = 0; }
 }
 
-// ---- A socket that comes back -------------------------------------------------------------------------------------
+// ---- A socket that comes back ----
 
 class Emitter extends (globalThis.EventTarget ?? Object) {
   /** Listens; returns what ends that. */
@@ -152,6 +156,7 @@ class Line extends Emitter {
     this.timer = undefined;
     const turn = (this.turn = {});
     if (this.state !== 'fallback') this.enter('connecting');
+    if (claims(this.shown).exp * 1000 <= Date.now()) reason = 'expired';
     let socket;
     try {
       const token = await this.token(reason);
@@ -159,7 +164,7 @@ class Line extends Emitter {
       this.shown = token;
       socket = new WebSocket(address(this.options, this.path, { token, ...this.query() }));
     } catch (error) {
-      if (turn === this.turn) error instanceof ConnectionError ? this.again(error) : this.fail(error);
+      if (turn === this.turn) error instanceof ConnectionError ? this.again(error, reason) : this.fail(error);
       return;
     }
     this.socket = socket;
@@ -179,8 +184,7 @@ class Line extends Emitter {
       if (message.type === 'error') {
         // Captions say it flat, notifications in `data`.
         const { message: text, code, retryAfterMs } = message.data ?? message;
-        this.fault = { message: text, code };
-        this.asked = retryAfterMs ?? this.asked;
+        this.fault = { message: text, code, retryAfterMs, at: performance.now() };
       }
       this.emit('message', message);
       this.heard(message);
@@ -199,9 +203,10 @@ class Line extends Emitter {
 
   lost(code, text) {
     this.drop();
-    const fault = this.fault;
+    // What was refused long ago is not why it ends.
+    const fault = performance.now() - this.fault?.at < 5000 ? this.fault : undefined;
     const say = fault?.message || text || closeReason(code);
-    const more = { closeCode: code, retryAfterMs: this.asked };
+    const more = { closeCode: code, retryAfterMs: this.asked ?? fault?.retryAfterMs };
     const token = ['unauthenticated', 'expired', 'forbidden'].includes(fault?.code) || code === 4003;
     const error = new (code === 1008 ? (token ? TokenError : PolicyError) : code === 4003 ? TokenError : ConnectionError)(
       say, fault?.code ?? closeReason(code), more);
@@ -219,6 +224,7 @@ class Line extends Emitter {
     const { socket } = this;
     clearTimeout(this.watch);
     clearTimeout(this.renewal);
+    clearTimeout(this.calm);
     this.socket = undefined;
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
@@ -235,9 +241,9 @@ class Line extends Emitter {
     this.timer = setTimeout(() => this.connect(reason), waitMs);
   }
 
-  /** Works: what is lost next is the first loss again. */
+  /** Works. What is lost next is the first loss again, unless it is lost at once. */
   up() {
-    this.backoff.reset();
+    this.calm = setTimeout(() => this.backoff.reset(), CALM_MS);
     this.enter('open');
     this.renew();
   }
@@ -252,8 +258,11 @@ class Line extends Emitter {
     if (wait > 2 ** 31 - 1) return;
     this.renewal = setTimeout(async () => {
       try {
-        this.shown = await this.token('refresh');
-        if (this.say({ type: 'refresh', token: this.shown })) this.renew();
+        const next = await this.token('refresh');
+        // One that ends no later helps nobody; 4003 asks for another.
+        if (claims(next).exp <= exp) return;
+        this.shown = next;
+        if (this.say({ type: 'refresh', token: next })) this.renew();
       } catch { /* The server will say 4003, and it is asked for again. */ }
     }, wait);
   }
@@ -303,7 +312,7 @@ class Line extends Emitter {
   }
 }
 
-// ---- Following a session ------------------------------------------------------------------------------------------
+// ---- Following a session ----
 
 /**
  * The captions of a session as they come. `since: 0` replays from the beginning, `since: N` what came after the
@@ -383,7 +392,7 @@ export class Session extends Line {
   }
 }
 
-// ---- Sound --------------------------------------------------------------------------------------------------------
+// ---- Sound ----
 
 /** Samples that were heard and are not yet acknowledged. Positions are samples of the source since it began. */
 class Uplink {
@@ -497,6 +506,8 @@ async function microphone(wanted) {
   }
 }
 
+const silence = (media) => { for (const track of media.getTracks()) track.stop(); };
+
 /** Samples of a stream, by an AudioWorklet. */
 async function samplesOf(stream, heard) {
   let context;
@@ -542,36 +553,50 @@ async function samplesOf(stream, heard) {
 export class Captions extends Session {
   constructor(options) {
     super(options);
-    this.sending = false;
+    /** What is spoken now; another `start()` is another, whatever the one before still waits for. */
+    this.sending = undefined;
   }
 
   /** Takes the microphone (or `source`, a MediaStream) and speaks; done when the server listens. */
   async start() {
     if (this.sending) throw new ParleyError('it speaks already', 'started');
-    this.sending = true;
+    const speech = (this.sending = {});
+    const { source, audio } = this.options;
+    // People take their time to allow a microphone, and may have gone meanwhile.
+    const kept = (got, away) => {
+      if (speech === this.sending) return got;
+      away(got);
+      throw new ConnectionError('closed', 'closed');
+    };
     this.ended = false;
     this.stream = this.pieces = this.head = undefined;
     this.openUtterances = new Set();
     try {
-      const { source, audio } = this.options;
-      this.media = source ?? await microphone(audio);
+      this.media = source ?? kept(await microphone(audio), silence);
       this.uplink = new Uplink(CLOCK_HZ);
       try {
-        this.capture = await samplesOf(this.media, (samples) => this.take(samples));
+        this.capture = kept(await samplesOf(this.media, (samples) => speech === this.sending && this.take(samples)), (capture) => capture.stop());
         this.uplink.rate = this.capture.rate;
       } catch (error) {
-        if (!globalThis.MediaRecorder) throw error;
+        if (!globalThis.MediaRecorder || speech !== this.sending) throw error;
         this.pieces = [];
         this.record();
       }
       for (const track of this.media.getAudioTracks()) track.addEventListener('ended', () => this.emit('ended', {}));
       await this.open();
     } catch (error) {
-      await this.release();
-      this.sending = false;
-      this.close();
+      if (speech === this.sending) this.close();
       throw error;
     }
+  }
+
+  /** Ends it for good, at once, and lets go of the microphone. `stop()` waits for what was said last. */
+  close() {
+    super.close();
+    // After `stop()` the microphone is free already.
+    if (!this.sending || this.ended) return;
+    this.sending = undefined;
+    this.release().catch(() => { /* It was not open yet. */ });
   }
 
   take(samples) {
@@ -653,7 +678,16 @@ export class Captions extends Session {
       this.uplink.acknowledge(message.samples);
       return this.emit('stopped', message);
     }
-    if (type === 'error' && this.sending && !this.listening && message.code === 'forbidden') this.stream = undefined;
+    if (type === 'error' && this.sending && !this.listening) {
+      // Somebody else's stream is not resumed; another refusal of `init` is the end, unless it is one of the moment.
+      if (message.code === 'forbidden' && this.stream) {
+        this.stream = undefined;
+        return this.greeted();
+      }
+      if (!['overloaded', 'rate_limited'].includes(message.code)) {
+        return this.fail(new (message.code === 'forbidden' ? TokenError : PolicyError)(message.message, message.code));
+      }
+    }
     // How long after its last sound a caption is here.
     if (stream && stream === this.stream && message.end !== undefined) {
       const { began, rate } = this.uplink;
@@ -687,7 +721,7 @@ export class Captions extends Session {
 
   async away() {
     if (!this.sending || this.pieces || this.options.fallback === false || this.backoff.failures < TRIES - 1) return;
-    const { uplink } = this;
+    const { uplink, turn } = this;
     while (uplink.waiting >= 4 || (this.ended && uplink.waiting > 0)) {
       const from = uplink.base;
       let samples = uplink.slice(from, Math.min(uplink.end, from + 20 * uplink.rate));
@@ -699,16 +733,19 @@ export class Captions extends Session {
       if (language && language !== 'auto') form.append('language', language);
       let text;
       try {
-        ({ text } = await (await this.request('/v1/audio/transcriptions', { method: 'POST', body: form })).json());
+        const signal = AbortSignal.timeout(REQUEST_MS);
+        ({ text } = await (await this.request('/v1/audio/transcriptions', { method: 'POST', body: form, signal })).json());
       } catch {
-        return this.enter('waiting');
+        return turn === this.turn && this.enter('waiting');
       }
+      if (turn !== this.turn) return;
       // What was understood this way is no part of the stream; the next one begins after it.
       this.stream = undefined;
       uplink.forget(from + samples.length);
       this.enter('fallback');
-      const now = Date.now();
-      if (text) this.emit('final', { type: 'transcript_final', utteranceId: `http-${from}`, text, isFinal: true, ts: now, fallback: true });
+      const { sessionSlug } = claims(this.shown);
+      const told = { type: 'transcript_final', sessionSlug, utteranceId: `http-${from}`, text, stable: [...text ?? ''].length, isFinal: true };
+      if (text) this.emit('final', { ...told, ts: Date.now(), fallback: true });
     }
     if (this.ended && uplink.waiting === 0) this.emit('stopped', {});
   }
@@ -726,20 +763,22 @@ export class Captions extends Session {
     const { capture, media } = this;
     this.capture = this.media = undefined;
     await capture?.stop();
-    if (media && media !== this.options.source) for (const track of media.getTracks()) track.stop();
+    if (media && media !== this.options.source) silence(media);
   }
 
   /** Hands in what was said last and waits, up to `limitMs`, until everything is understood and stored. */
   async stop({ limitMs = 30000 } = {}) {
-    if (!this.sending) return this.close();
+    // Nothing is heard yet: a person is asked for the microphone.
+    if (!this.sending || !(this.capture || this.ended)) return this.close();
     await this.release();
     this.ended = true;
     try {
       await new Promise((resolve, reject) => {
         const late = setTimeout(() => reject(new ConnectionError('the server did not confirm the end in time', 'late')), limitMs);
-        const off = [this.on('stopped', () => done(resolve)), this.on('error', (error) => done(reject, error))];
+        const isOver = () => this.state === 'closed' && done(reject, this.error ?? new ConnectionError('closed', 'closed'));
+        const off = [this.on('stopped', () => done(resolve)), this.on('state', isOver)];
         const done = (act, value) => { clearTimeout(late); off.forEach((end) => end()); act(value); };
-        if (this.state === 'closed') return done(reject, this.error ?? new ConnectionError('closed', 'closed'));
+        isOver();
         this.pump();
       });
       // Finals take another road than `stopped`.
@@ -751,7 +790,7 @@ export class Captions extends Session {
         });
       }
     } finally {
-      this.sending = false;
+      this.sending = undefined;
       this.close();
     }
   }
@@ -771,7 +810,7 @@ export function followActiveSpeakers(room, session) {
   return () => room.off('activeSpeakersChanged', told);
 }
 
-// ---- Notifications ------------------------------------------------------------------------------------------------
+// ---- Notifications ----
 
 /**
  * A user's notifications. Tabs of one user and server share one connection: whoever holds the lock has the socket and
@@ -787,7 +826,9 @@ export class Notifications extends Line {
 
   /** Connects, or joins a tab that is connected. */
   async start() {
+    const turn = (this.turn = {});
     const said = claims(await this.token('connect'));
+    if (turn !== this.turn) return;
     this.user = this.options.user ?? said.userId ?? said.sub;
     const name = `parley:${address(this.options, '/ws')}:${this.user}`;
     this.leads = true;
@@ -835,14 +876,17 @@ export class Notifications extends Line {
 
   heard(message) {
     if (message.type === 'subscribed') this.up();
-    if (message.type === 'resync') this.sequence = undefined;
+    if (message.type === 'error') this.emit('warning', message.data ?? message);
     this.tell({ message });
     this.learn(message);
+    // More was missed than the server replays: the list is read anew.
+    if (message.type === 'resync') this.opened();
   }
 
   learn(message) {
     const { type, sequence } = message;
-    if (sequence !== undefined) {
+    if (type === 'resync') Object.assign(this, { sequence: undefined, version: -1, items: [] });
+    else if (sequence !== undefined) {
       if (sequence <= (this.sequence ?? -1)) return;
       this.sequence = sequence;
     }
@@ -850,8 +894,9 @@ export class Notifications extends Line {
     if (counted.version !== undefined && counted.version >= this.version) {
       this.version = counted.version;
       if (counted.count !== this.count) this.emit('count', (this.count = counted.count));
-      // A list says how far it goes.
-      if (counted.version > (this.sequence ?? -1) && counted.notifications) this.sequence = counted.version;
+      // A list says how far it goes, and so does the count of none.
+      if (counted.notifications && counted.version > (this.sequence ?? -1)) this.sequence = counted.version;
+      this.sequence ??= counted.version;
     }
     const one = (change) => { this.items = this.items.map((item) => (item.id === message.notificationId ? { ...item, ...change } : item)); };
     if (type === 'unread_notifications') this.items = counted.notifications;
@@ -864,7 +909,7 @@ export class Notifications extends Line {
     else if (type === 'notifications_read') this.items = this.items.map((item) => ({ ...item, isRead: true }));
     else if (type === 'notifications_cleared') this.items = this.items.filter((item) => !item.isRead);
     else if (/^notification_(archived|deleted|expired)$/.test(type)) this.items = this.items.filter(({ id }) => id !== message.notificationId);
-    else return;
+    else if (type !== 'resync') return;
     this.emit('list', this.items);
   }
 

@@ -8,10 +8,17 @@ const LINES_MAX = 20000;
 
 let session;
 let slug;
-const view = new CaptionView($('#log'), $('#live'), { most: LINES_MAX, idle: () => t(session?.state === 'open' ? 'waiting_for_words' : `state_${session?.state ?? 'idle'}`) });
+let link;
+const view = new CaptionView($('#log'), $('#live'), { most: LINES_MAX, scroller: document.scrollingElement,
+  idle: () => t(session?.state === 'open' ? 'waiting_for_words' : `state_${session?.state ?? 'idle'}`) });
 
 async function read(token) {
-  slug = claims(typeof token === 'string' ? token : await token()).sessionSlug ?? sessionOfPath;
+  const first = typeof token === 'string' ? token : await token();
+  const { sessionSlug, scope } = claims(first);
+  slug = sessionSlug ?? sessionOfPath;
+  // Only what lets others read and nothing else is for passing on.
+  $('#share').hidden = scope !== 'follow';
+  link = `${location.origin}/transcript/${encodeURIComponent(slug)}#token=${encodeURIComponent(first)}`;
   $('#sign-in').hidden = true;
   $('#reading').hidden = false;
   $('#name').textContent = slug;
@@ -19,6 +26,7 @@ async function read(token) {
   session = new Session({ token, session: slug });
   session.on('state', state);
   session.on('error', trouble);
+  session.on('disconnected', () => view.silence());
   // The socket first, so that nothing is said between what is stored and what is live; what is stored is shown first.
   let early = [];
   const show = (act) => (told) => (early ? early.push(() => act(told)) : act(told));
@@ -26,15 +34,21 @@ async function read(token) {
   session.on('final', show((caption) => { view.final(caption); counted(); }));
   session.on('translation', show((told) => view.translation(told)));
   await session.open();
-  const { segments } = await session.transcript();
-  // What was there already is not read aloud.
-  $('#log').setAttribute('aria-live', 'off');
-  for (const segment of segments) view.final({ ...segment, isFinal: true });
-  view.draw();
-  requestAnimationFrame(() => $('#log').setAttribute('aria-live', 'polite'));
-  for (const act of early.splice(0)) act();
-  early = undefined;
-  counted();
+  try {
+    const { segments } = await session.transcript();
+    // What was there already is not read aloud.
+    $('#log').setAttribute('aria-live', 'off');
+    for (const segment of segments) view.final({ ...segment, isFinal: true });
+    view.draw();
+    requestAnimationFrame(() => $('#log').setAttribute('aria-live', 'polite'));
+  } catch (error) {
+    told(error);
+  } finally {
+    // What is live goes on, whatever became of what is stored.
+    for (const act of early.splice(0)) act();
+    early = undefined;
+    counted();
+  }
 }
 
 function state(now) {
@@ -47,9 +61,13 @@ function counted() {
   $('#log-empty').hidden = view.lines.size + view.coming.length > 0;
 }
 
-function trouble(error) {
+function told(error) {
   $('#trouble').hidden = false;
   $('#trouble').textContent = explain(error);
+}
+
+function trouble(error) {
+  told(error);
   state('failed');
   if (error.name === 'TokenError') ask(explain(error));
 }
@@ -77,15 +95,14 @@ $('#search').addEventListener('input', ({ target }) => {
   $('#found').textContent = target.value.trim() ? t('found', found) : '';
 });
 $('#copy').addEventListener('click', ({ target }) => copy(view.text(), target));
-$('#download').addEventListener('change', async ({ target }) => {
-  const format = target.value;
-  target.value = '';
-  if (!format) return;
+$('#share').addEventListener('click', ({ target }) => copy(link, target));
+$('#download').addEventListener('click', async () => {
+  const format = $('#format').value;
   try {
     const text = await session.transcript({ format });
     download(`${slug}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
   } catch (error) {
-    trouble(error);
+    told(error);
   }
 });
 

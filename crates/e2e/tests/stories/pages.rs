@@ -35,7 +35,13 @@ async fn speak(story: &str, stack: &Stack, room: &Room) -> String {
     // A breath before and after, as people do, and because a microphone takes a moment to open.
     let samples = [sound::silence(1), recording("jfk").samples(), sound::silence(2)].concat();
     std::fs::write(&path, sound::wav(&samples)).unwrap();
-    let shown = shown(somebody(story, stack, room, json!({"recording": path, "words": LAST_WORDS}))).await;
+    let shown = shown(somebody(
+        story,
+        stack,
+        room,
+        json!({"recording": path, "words": LAST_WORDS, "secret": JWT_SECRET}),
+    ))
+    .await;
     let finals = shown["finals"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
     finals.collect::<Vec<_>>().join(" ")
 }
@@ -70,6 +76,30 @@ async fn five_seconds_without_a_network_lose_nothing() {
     let room = stack.room();
     assert_said(&speak("cut", &stack, &room).await, MISTAKEN_MOST);
     assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_ends_nothing() {
+    let stack = stack().await;
+    let room = stack.room();
+    assert_said(&speak("expire", &stack, &room).await, MISTAKEN_MOST);
+    assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+}
+
+#[tokio::test]
+async fn a_microphone_is_free_when_nobody_is_heard() {
+    let stack = stack().await;
+    let room = stack.room();
+    let token = tokens::follow_only(&Secret::from(JWT_SECRET), &room.slug, "reader");
+    shown(somebody("free", &stack, &room, json!({"token": token}))).await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_can_be_mended() {
+    let stack = Stack::start().await;
+    let room = stack.room();
+    let token = tokens::follow_only(&Secret::from(JWT_SECRET), &room.slug, "reader");
+    shown(somebody("sign", &stack, &room, json!({"token": token}))).await;
 }
 
 #[tokio::test]
