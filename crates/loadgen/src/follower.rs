@@ -55,6 +55,7 @@ async fn connection(
     give_up: &mut Option<Instant>,
 ) -> Result<(), StreamError> {
     let (_sink, mut stream) = open(&format!("{url}&since={}", told.newest())).await?.split();
+    told.connected.push(Instant::now());
     loop {
         if last.borrow_and_update().is_some() {
             give_up.get_or_insert_with(|| Instant::now() + LAST_LIMIT);

@@ -2,11 +2,15 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use model::Samples;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
     client::Conversation, cpu::Spent, delays::Percentiles, measure::Measures, memory::Course, scenario::Bars,
     told::Told,
 };
+
+/// What counts as together.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What was measured with so many streams at the same time.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -25,6 +29,10 @@ pub struct Level {
     pub reconnects: usize,
     /// Followers that were told everything, once and in order, as the speaker was.
     pub followers: usize,
+    /// How often followers came back after they were lost.
+    pub returns: usize,
+    /// The most of these within a tenth of a second.
+    pub returns_at_once: usize,
     /// Sound that all of them were to send, seconds.
     pub audio_s: f64,
     /// What is not as it must be: streams that broke off, finals that a client missed or had twice, bars not held.
@@ -106,6 +114,9 @@ impl Level {
         };
         over("words lost", self.words_lost as f64, bars.words_lost as f64);
         over("words added", self.words_added as f64, bars.words_added as f64);
+        if let Some(most) = bars.returns_at_once {
+            over("followers back within 100 ms", self.returns_at_once as f64, most as f64);
+        }
         if let (Some(most), Some(found)) = (bars.stable_p95_ms, self.stable_word) {
             over("stable word p95, ms", found.p95_ms as f64, most as f64);
         }
@@ -171,6 +182,19 @@ impl Level {
         self.failures
             .extend(follower.faults.iter().map(|fault| format!("a follower of stream {number}: {fault}")));
         self.followers += usize::from(differences == 0 && follower.faults.is_empty());
+    }
+
+    /// Counts when followers came back, all of them: a server that sends many away must not have them back together.
+    pub fn returned(&mut self, mut moments: Vec<Instant>) {
+        moments.sort_unstable();
+        self.returns = moments.len();
+        let mut first = 0;
+        for (last, moment) in moments.iter().enumerate() {
+            while moment.duration_since(moments[first]) > AT_ONCE {
+                first += 1;
+            }
+            self.returns_at_once = self.returns_at_once.max(last + 1 - first);
+        }
     }
 
     /// Takes over what the captions of all streams are worth.
@@ -239,7 +263,7 @@ pub fn table(levels: &[Level]) -> String {
             Box::new(move |level| ratio(level.cpu_by_process.get(name).copied())),
         ));
     }
-    rows.extend::<[(String, Cell); 16]>([
+    rows.extend::<[(String, Cell); 17]>([
         ("streams heard to their end".into(), Box::new(|level| level.streams_heard.to_string())),
         (
             "streams refused / slowest answer, ms".into(),
@@ -247,6 +271,10 @@ pub fn table(levels: &[Level]) -> String {
         ),
         ("connections made again".into(), Box::new(|level| level.reconnects.to_string())),
         ("followers told all, once, in order".into(), Box::new(|level| level.followers.to_string())),
+        (
+            "followers back / most in 100 ms".into(),
+            Box::new(|level| format!("{} / {}", level.returns, level.returns_at_once)),
+        ),
         ("  (this program)".into(), Box::new(move |level| ratio(level.cpu_loadgen))),
         ("cores that everything else kept busy".into(), Box::new(move |level| ratio(level.others_cores))),
         ("words in finals".into(), Box::new(|level| level.words_final.to_string())),
@@ -313,6 +341,17 @@ mod tests {
     }
 
     #[test]
+    fn those_who_come_back_together_are_counted() {
+        let begun = Instant::now();
+        let at = |ms: &[u64]| ms.iter().map(|ms| begun + Duration::from_millis(*ms)).collect();
+        for (moments, together) in [(at(&[]), 0), (at(&[500, 0, 100, 50, 900, 950]), 3)] {
+            let mut level = Level::new(1);
+            level.returned(moments);
+            assert_eq!(level.returns_at_once, together);
+        }
+    }
+
+    #[test]
     fn a_bar_that_is_not_held_is_a_failure() {
         let slow = Percentiles { count: 1, p50_ms: 500, p95_ms: 2100, p99_ms: 2100, max_ms: 2100 };
         let grown = Course { name: "edge".to_owned(), last_mb: 9.0, slope_mb_per_hour: 1.5 };
@@ -323,6 +362,7 @@ mod tests {
             refused_slowest_ms: 900,
             memory: vec![grown],
             drift_ms: Some(49),
+            returns_at_once: 3,
             ..Level::new(1)
         };
         let failures = |bars: Bars| {
@@ -338,6 +378,8 @@ mod tests {
             (Bars { refused_ms: Some(1000), drift_ms: Some(50), ..lenient.clone() }, 0),
             (Bars { refused_ms: Some(800), drift_ms: Some(48), ..lenient.clone() }, 2),
             (Bars { growth_mb_per_hour: Some(1.0), ..lenient.clone() }, 1),
+            (Bars { returns_at_once: Some(2), ..lenient.clone() }, 1),
+            (Bars { returns_at_once: Some(3), ..lenient.clone() }, 0),
             (Bars { growth_mb_per_hour: Some(2.0), ..lenient }, 0),
         ] {
             assert_eq!(failures(bars.clone()), count, "{bars:?}");

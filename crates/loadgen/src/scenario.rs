@@ -91,6 +91,8 @@ pub struct Bars {
     /// Words that may be there besides.
     #[serde(default)]
     pub words_added: usize,
+    /// Followers that may come back within the same tenth of a second.
+    pub returns_at_once: Option<usize>,
     /// Delay of stable words, 95 of 100, ms.
     pub stable_p95_ms: Option<u64>,
     /// Longest wait for a refusal, ms.
@@ -234,6 +236,8 @@ impl Scenario {
                 level.followed(number, &conversation.told, told);
             }
         }
+        level
+            .returned(followed.iter().flat_map(|(_, told)| told.connected.iter().skip(1).copied()).collect());
         level.measured(&measures);
         level.stable_early = early.stable.percentiles();
         level.stable_late = late.stable.percentiles();

@@ -1,9 +1,13 @@
+use tokio::time::Instant;
+
 /// The finals of a session as one client was told them, across all its connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
     finals: Vec<String>,
     /// What no client may ever see: a final that came twice, or without the one before it.
     pub faults: Vec<String>,
+    /// When each of a follower's connections was there.
+    pub connected: Vec<Instant>,
 }
 
 impl Told {
