@@ -29,7 +29,7 @@ const next = (line, name) => new Promise((resolve, reject) => {
 
 (async () => {
   check(zlib.gzipSync(fs.readFileSync(FILE), { level: 6 }).length <= 12 * 1024, true, "12 KB, compressed as nginx does");
-  const { Backoff, PolicyError, Session, TokenError, VERSION, address, claims, closeReason } = await import(FILE);
+  const { Backoff, Notifications, PolicyError, Session, TokenError, VERSION, address, claims, closeReason } = await import(FILE);
   check(VERSION, JSON.parse(fs.readFileSync(path.join(FILE, "../package.json"))).version);
   check(VERSION, /^version = "(.*)"$/m.exec(fs.readFileSync(path.join(FILE, "../../../../Cargo.toml"), "utf8"))[1], "one version");
 
@@ -169,6 +169,26 @@ const next = (line, name) => new Promise((resolve, reject) => {
   await new Promise((resolve) => { setTimeout(resolve, 1_500); });
   check([renewals, said], [1, []]);
   session.close();
+
+  // Whoever had nothing unread goes on from there; when more was missed than is kept, the list is read anew.
+  const since = [];
+  act = (socket) => socket.on("message", (data) => {
+    const said = JSON.parse(data);
+    if (said.type !== "subscribe") return;
+    since.push(said.since);
+    socket.say({ type: "subscribed", data: { channelKey: "notifications:u" } });
+    if (said.since !== undefined) return socket.say({ type: "resync", data: { channelKey: "notifications:u" } });
+    if (since.length > 1) return socket.say({ type: "unread_notifications", data: { notifications: [{ id: "n" }], count: 1, version: 9 } });
+    socket.say({ type: "unread_count", userId: "u", count: 0, version: 7 });
+    socket.close(1011);
+  });
+  const notifications = new Notifications({ origin, token: "t", user: "u", share: false });
+  const counted = new Promise((resolve) => { notifications.on("count", (count) => count === 1 && resolve()); });
+  await notifications.start();
+  await counted;
+  check([since, notifications.items, notifications.sequence], [[undefined, 7, undefined], [{ id: "n" }], 9]);
+  notifications.close();
+
   server.close();
   for (const socket of server.clients) socket.terminate();
   print({ checks });
