@@ -27,7 +27,7 @@ const SILENCE_MS = 15000;
 
 // ---- Errors ----
 
-/** Anything that goes wrong. `code` is the server's, or ours; `closeCode` is there when a socket was closed. */
+/** Anything that goes wrong; what each kind means is in parley.d.ts. */
 export class ParleyError extends Error {
   constructor(message, code, more) {
     super(message);
@@ -36,15 +36,10 @@ export class ParleyError extends Error {
     Object.assign(this, more);
   }
 }
-/** The token is missing, wrong, over, or for something else. Trying again with the same one is no use. */
 export class TokenError extends ParleyError {}
-/** Refused for another reason than the token: a limit, or the stream goes on elsewhere. */
 export class PolicyError extends ParleyError {}
-/** The server cannot be reached, or does not answer. */
 export class ConnectionError extends ParleyError {}
-/** The microphone cannot be used: `denied`, `missing`, `busy` or `insecure`. */
 export class MicrophoneError extends ParleyError {}
-/** A REST route said no; `status` is HTTP's. */
 export class RequestError extends ParleyError {}
 
 /** What a close code means, as a word to translate: docs/protocol.md, "How it ends". */
@@ -496,7 +491,8 @@ async function microphone(wanted) {
   if (!globalThis.navigator?.mediaDevices?.getUserMedia) {
     throw new MicrophoneError('a microphone needs https, or localhost', 'insecure');
   }
-  const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true, ...wanted };
+  // What browsers suppress as noise takes short words with it; who recognizes speech is used to noise.
+  const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: true, ...wanted };
   try {
     return await navigator.mediaDevices.getUserMedia({ audio });
   } catch (error) {

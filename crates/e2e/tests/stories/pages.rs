@@ -58,8 +58,8 @@ async fn the_client_does_as_it_is_documented() {
     assert!(told.iter().any(|line| line["checks"].as_u64() > Some(0)), "{told:?}");
 }
 
-/// Of 22 words. Heard without any disturbance, by a browser's microphone, the recognizer mistakes three; a cut in the middle of
-/// them would cost more.
+/// Of 22 words. Heard without any disturbance, by a browser's microphone, the recognizer mistakes two or three, as the
+/// samples fall; a cut in the middle of them would cost more.
 const MISTAKEN_MOST: f64 = 4.0 / 22.0;
 
 #[tokio::test]
