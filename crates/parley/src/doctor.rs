@@ -170,7 +170,12 @@ impl Doctor {
         }
         let checks = front::page(&self.url, self.args.origin.as_deref()).await;
         self.report.tell(checks);
-        self.client_side(secrets, given, storage.as_ref()).await;
+        // Whoever is in the middle shall not have what somebody uses.
+        let trusted = !self.report.failed(front::TLS);
+        if given.is_some() && !trusted {
+            self.report.tell([Check::skip("token", "not sent to whoever has that certificate")]);
+        }
+        self.client_side(secrets, given.filter(|_| trusted), storage.as_ref()).await;
     }
 
     /// What can be seen on the machine of a server, when this is one.
@@ -181,7 +186,8 @@ impl Doctor {
             return (None, None);
         }
         let (configured, checks) = configured::examine(&self.reader);
-        let ports_differ = !checks.iter().any(|check| check.name.ends_with("PORT"));
+        let ports_differ =
+            !checks.iter().any(|check| check.verdict == check::Verdict::Fail && check.name.ends_with("PORT"));
         self.report.tell(checks);
         if is_local(&self.url) && ports_differ {
             self.report.looking("ports");
@@ -228,7 +234,7 @@ impl Doctor {
         let given_session = of(Kind::Session);
         let visitor = front::Visitor {
             origin: self.args.origin.as_deref(),
-            minted: given.is_none(),
+            given: given.as_ref().map(|(_, kind)| *kind),
             session_token: given_session.clone().or_else(|| minted.clone()),
             user_token: of(Kind::User).or_else(|| self.user_token(secrets.user)),
         };

@@ -98,9 +98,21 @@ pub enum ImportError {
     /// The older database.
     #[error("the older system's database: {0}")]
     Old(StorageError),
-    /// What was being done when ours failed.
+    /// Ours.
     #[error("{0}\nWhat was imported stays; repeat the command to go on")]
     Ours(StorageError),
+}
+
+impl ImportError {
+    /// What went wrong with the older database. It is not ours, so nobody is told to migrate it.
+    fn old(error: StorageError) -> Self {
+        Self::Old(match error {
+            StorageError::Unmigrated { .. } => {
+                StorageError::Foreign("a table or a column that is needed is missing".to_owned())
+            }
+            error => error,
+        })
+    }
 }
 
 /// Imports.
@@ -117,7 +129,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         StorageSettings { url: Secret::from(source), connections_max: 1, connect_timeout: CONNECT_LIMIT };
     let mut import = Import {
         storage,
-        old: OldDatabase::open(&source).await.map_err(ImportError::Old)?,
+        old: OldDatabase::open(&source).await.map_err(ImportError::old)?,
         origin: args.name.unwrap_or_else(|| args.from.letter().to_owned()),
         dry_run: args.dry_run,
         screen: Screen::new(false),
@@ -154,11 +166,11 @@ impl Import {
         store: impl AsyncFn(&Storage, &str, &P, &[R]) -> Result<u64, StorageError>,
     ) -> Result<(), Failure> {
         let mut tally = Tally::default();
-        let total = self.old.count(rows).await.map_err(ImportError::Old)?;
+        let total = self.old.count(rows).await.map_err(ImportError::old)?;
         self.screen.show_bar(total);
-        let reading = self.old.read(rows).await.map_err(ImportError::Old)?;
+        let reading = self.old.read(rows).await.map_err(ImportError::old)?;
         loop {
-            let page = reading.next().await.map_err(ImportError::Old)?;
+            let page = reading.next().await.map_err(ImportError::old)?;
             if page.is_empty() {
                 break;
             }

@@ -239,8 +239,11 @@ impl OldDatabase {
     /// [`StorageError::Foreign`] where the table is not the one that is meant; as [`OldDatabase::open`].
     pub async fn read(&self, what: &OldRows) -> Result<Reading<'_>, StorageError> {
         let mut tables = HashMap::from([(ROW, (what.table, self.columns(what.table).await?))]);
-        for (alias, table, _) in what.joins {
-            tables.insert(alias, (table, self.columns(table).await?));
+        for (alias, table, by) in what.joins {
+            let joinable = tables.get(ROW).is_some_and(|(_, columns)| columns.contains_key(*by));
+            let columns = self.columns(table).await?;
+            let columns = if joinable && columns.contains_key("id") { columns } else { HashMap::new() };
+            tables.insert(alias, (table, columns));
         }
         let (mut select, mut fields) = (Vec::new(), HashMap::new());
         let mut expressions = HashMap::new();
@@ -249,7 +252,7 @@ impl OldDatabase {
             let Some(kind) = columns.get(*column) else {
                 if *needed {
                     return Err(StorageError::Foreign(if columns.is_empty() {
-                        format!("it has no table {table}")
+                        format!("it has no table {table}, or nothing that leads to it")
                     } else {
                         format!("its table {table} has no column {column}")
                     }));

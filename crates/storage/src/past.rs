@@ -445,19 +445,22 @@ impl PastKind {
     /// The id of a message or notification that is called so there: its own where it is one of ours, else one that is the
     /// same whenever it is asked for.
     pub fn id(self, origin: &str, there: &str) -> Uuid {
+        there.parse().unwrap_or_else(|_| self.digest(origin, there))
+    }
+
+    /// What is remembered of a row whose id is a person's: the same whenever it is asked for, and it names nobody.
+    pub fn digest(self, origin: &str, there: &str) -> Uuid {
         use sha2::{Digest as _, Sha256};
-        there.parse().unwrap_or_else(|_| {
-            let digest = Sha256::new()
-                .chain_update(origin)
-                .chain_update([0])
-                .chain_update(self.label())
-                .chain_update([0])
-                .chain_update(there)
-                .finalize();
-            let mut bytes = [0; 16];
-            bytes.iter_mut().zip(digest).for_each(|(byte, of_digest)| *byte = of_digest);
-            uuid::Builder::from_custom_bytes(bytes).into_uuid()
-        })
+        let digest = Sha256::new()
+            .chain_update(origin)
+            .chain_update([0])
+            .chain_update(self.label())
+            .chain_update([0])
+            .chain_update(there)
+            .finalize();
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(digest).for_each(|(byte, of_digest)| *byte = of_digest);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
     }
 }
 

@@ -29,7 +29,7 @@ const BATCH_SPANS_MAX: usize = 512;
 /// How long a span waits for others.
 const BATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the collector may take to answer, attempts that follow a failed one included.
+/// How long the collector may take to answer an attempt; after a failed one there is no other when it is over.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Of new traces, how many are recorded unless `OTEL_TRACES_SAMPLER_ARG` says.

@@ -75,6 +75,11 @@ impl Tracer {
         self.0.is_some()
     }
 
+    /// Whether those who ask from outside decide what is recorded: with a sampler by parent.
+    pub fn obeys_others(&self) -> bool {
+        self.0.as_ref().is_some_and(|recorder| matches!(recorder.sampler, Sampler::ParentBased(_)))
+    }
+
     /// The first span of a new trace, if the sampler wants it; or, for work that somebody outside has asked for and
     /// traces, the first here.
     pub fn root(&self, name: &'static str, kind: SpanKind, asked: Option<TraceContext>) -> Span {

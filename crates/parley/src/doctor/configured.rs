@@ -11,9 +11,10 @@ use storage::StorageSettings;
 use super::check::{Check, Verdict};
 
 /// Secrets that are ours to choose, and what each is for. They sign or open something, so they must not be guessed.
-const OUR_SECRETS: [(&str, &str); 7] = [
+const OUR_SECRETS: [(&str, &str); 8] = [
     ("TRANSCRIPTION_JWT_SECRET", "signs tokens of sessions"),
     ("JWT_SECRET", "signs tokens of users"),
+    ("JWT_SECRETS", "signs tokens of users"),
     ("NEXTAUTH_SECRET", "signs tokens of users"),
     ("SERVICE_KEY", "opens everything to back ends"),
     ("INTERNAL_TOKEN", "opens the services to one another"),
@@ -152,7 +153,7 @@ pub fn examine(reader: &Reader) -> (Configured, Vec<Check>) {
         |name: &str| findings.checks.iter().any(|check| check.name == name && check.verdict == Verdict::Fail);
     let good = |name: &str, secrets: Vec<Secret>| if fails(name) { Vec::new() } else { secrets };
     let session_secrets = good("TRANSCRIPTION_JWT_SECRET", reader.secrets("TRANSCRIPTION_JWT_SECRET"));
-    let user_secrets = good("JWT_SECRET", good("NEXTAUTH_SECRET", user_secrets));
+    let user_secrets = good("JWT_SECRET", good("JWT_SECRETS", good("NEXTAUTH_SECRET", user_secrets)));
     if findings.checks.is_empty() {
         findings
             .checks
@@ -506,7 +507,8 @@ fn is_local_url(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| is_local(&url))
 }
 
-fn is_local_host(host: &str) -> bool {
+/// Whether a host is this machine.
+pub fn is_local_host(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || host

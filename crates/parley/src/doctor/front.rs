@@ -9,12 +9,15 @@ use tungstenite::handshake::{client::generate_key, derive_accept_key};
 use super::{
     check::Check,
     configured::is_local,
-    given_token,
+    given_token::{self, Kind},
     wire::{self, Connection, Offer, Said, Unreachable},
 };
 
 /// The name of the check that everything else here depends on.
 pub const REACHED: &str = "front door";
+
+/// The name of the check of its certificate.
+pub const TLS: &str = "tls";
 
 /// How far the server's clock may differ, in seconds, before tokens are refused or live on.
 const SKEW_WARN_S: i64 = 10;
@@ -28,8 +31,8 @@ pub struct Visitor<'a> {
     pub session_token: Option<String>,
     /// A token of a user, for `/ws`.
     pub user_token: Option<String>,
-    /// Whether the tokens were signed with the secrets that are set here.
-    pub minted: bool,
+    /// Which of the tokens was given; others are signed with the secrets that are set here.
+    pub given: Option<Kind>,
 }
 
 /// Asks for `/health` and judges what answers; false when nothing else makes sense.
@@ -81,7 +84,7 @@ pub async fn reach(url: &Url, clock: &Clock) -> (Vec<Check>, bool) {
         400 if body.contains("HTTPS port") || body.contains("HTTP request was sent to HTTPS") => {
             ("the port speaks TLS, and the address says http://".to_owned(), "write https:// (wss://)")
         }
-        404 | 200 if body.contains("Welcome to nginx") || body.contains("nginx") => (
+        404 | 200 if body.contains("nginx") => (
             format!(
                 "nginx answers {} with a page of its own: Parley's site is not enabled there",
                 answer.status
@@ -104,20 +107,20 @@ fn certificate(url: &Url, untrusted: Option<String>) -> Option<Check> {
     if !matches!(url.scheme(), "https" | "wss") {
         return (!is_local(url)).then(|| {
             Check::warn(
-                "tls",
+                TLS,
                 "none, to a host that is not local: browsers give a page without it no microphone, and tokens travel in the clear",
                 "put TLS in front (docs/operating.md) and use https:// and wss://",
             )
         });
     }
     match untrusted {
-        None => Some(Check::ok("tls", "the certificate is trusted")),
+        None => Some(Check::ok(TLS, "the certificate is trusted")),
         Some(_) if is_local(url) => Some(Check::ok(
-            "tls",
+            TLS,
             "encrypted, with a certificate that nobody signed; good enough on this machine",
         )),
         Some(why) => Some(Check::fail(
-            "tls",
+            TLS,
             format!("browsers refuse the certificate: {why}"),
             "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
         )),
@@ -465,8 +468,11 @@ impl Socket {
     }
 
     fn unauthorized(&self, visitor: &Visitor<'_>) -> Outcome {
-        let setting = if self.path == "/ws" { "JWT_SECRET" } else { "TRANSCRIPTION_JWT_SECRET" };
-        if visitor.minted {
+        let (setting, kind) = match self.path {
+            "/ws" => ("JWT_SECRET", Kind::User),
+            _ => ("TRANSCRIPTION_JWT_SECRET", Kind::Session),
+        };
+        if visitor.given != Some(kind) {
             return Outcome::Bad(
                 "secrets",
                 format!("the server refuses a token that is signed with {setting} as it is set here"),

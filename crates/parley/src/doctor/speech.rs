@@ -1,6 +1,7 @@
 //! Sound in, captions out: a recording through the front door, and through the door of encoders.
 
 use std::{
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,13 +13,14 @@ use serde_json::{Value, json};
 use settings::Reader;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tungstenite::Message;
 
 use super::{
     check::Check,
+    configured::is_local_host,
     front::at,
     wire::{self, Offer, Stream},
 };
@@ -34,10 +36,13 @@ pub const RTMP: &str = "rtmp";
 const RECORDING: &str = "two_cities.wav";
 const WORDS: [&str; 6] = ["best", "times", "worst", "age", "wisdom", "foolishness"];
 
+/// Rates of recordings, in samples a second.
+const RATES_HZ: RangeInclusive<u32> = 8_000..=192_000;
+
 /// How much of a recording is spoken, in seconds.
 const SPOKEN_S: usize = 6;
 
-/// Longest wait for captions after the sound was sent.
+/// Longest wait for captions after the sound was sent, and for the sound to be taken.
 const CAPTION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest wait for an answer of the other protocols' handshakes.
@@ -73,16 +78,23 @@ pub fn recording(named: Option<&Path>, reader: Option<&Reader>) -> Result<Record
     };
     let bytes = std::fs::read(&path).map_err(|error| unusable(format!("cannot be read: {error}")))?;
     match sniff(&bytes, true) {
-        Sniffed::Kind(Kind::Wav { header_bytes, measure, .. }) if measure.sample_bytes == 2 => {
+        Sniffed::Kind(Kind::Wav { header_bytes, data_bytes, measure })
+            if measure.sample_bytes == 2 && RATES_HZ.contains(&measure.rate_hz) =>
+        {
             let rate_hz = usize::try_from(measure.rate_hz).unwrap_or_default().max(1);
             let sound = bytes.get(header_bytes..).unwrap_or_default();
+            // Other chunks may follow.
+            let length = data_bytes.and_then(|length| usize::try_from(length).ok()).unwrap_or(sound.len());
+            let sound = sound.get(..length).unwrap_or(sound);
             let samples =
                 sound.chunks_exact(2).filter_map(|pair| Some(i16::from_le_bytes(pair.try_into().ok()?)));
             let samples: Vec<i16> = samples.take(SPOKEN_S.saturating_mul(rate_hz)).collect();
             let known = path.file_name().is_some_and(|name| name == RECORDING);
             Ok(Recording { samples, rate_hz, words: if known { &WORDS } else { &[] } })
         }
-        _ => Err(unusable("is no WAV of one channel and 16 bits".to_owned())),
+        _ => Err(unusable(
+            "is no WAV of one channel and 16 bits with 8,000 to 192,000 samples a second".to_owned(),
+        )),
     }
 }
 
@@ -143,13 +155,19 @@ pub async fn through_front_door(url: &Url, token: &str, recording: &Recording) -
     let bytes: Vec<u8> = recording.samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
     messages.extend(bytes.chunks(16_000).map(|piece| Message::binary(piece.to_vec())));
     messages.push(Message::text(r#"{"type":"stop"}"#));
-    for message in messages {
-        if let Err(error) = socket.send(message).await {
-            return fail(format!("the connection ended while we spoke: {error}"));
+    let speaking = async {
+        for message in messages {
+            socket.send(message).await?;
         }
+        Ok::<_, tungstenite::Error>(())
+    };
+    match timeout(CAPTION_LIMIT, speaking).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return fail(format!("the connection ended while we spoke: {error}")),
+        Err(_) => return fail("what answers there takes no sound".to_owned()),
     }
     let (mut text, mut trouble) = (String::new(), None::<String>);
-    let ended = timeout_at(began + CAPTION_LIMIT, async {
+    let ended = timeout(CAPTION_LIMIT, async {
         while let Some(Ok(message)) = socket.next().await {
             let Ok(said) = serde_json::from_str::<Value>(message.to_text().unwrap_or_default()) else {
                 continue;
@@ -199,6 +217,14 @@ pub async fn through_rtmp(
             );
         }
     };
+    // The key opens a session of somebody's.
+    if let Some(why) = connection.untrusted.as_deref().filter(|_| !is_local_host(&address.host)) {
+        return Check::fail(
+            RTMP,
+            format!("{place}: encoders refuse the certificate: {why}"),
+            "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
+        );
+    }
     let mut stream = connection.into_stream();
     let mut session = ClientSession::new(address.clone(), false, 0x5041_524c_4559);
     match timeout(ANSWER_LIMIT, publish(&mut stream, &mut session)).await {
@@ -227,8 +253,8 @@ pub async fn through_rtmp(
     }
     let (Some(recording), Some((url, token))) = (recording, follower) else {
         session.unpublish();
-        let said = stream.write_all(&session.take_output()).await;
-        return match said {
+        let said = timeout(ANSWER_LIMIT, stream.write_all(&session.take_output())).await;
+        return match said.unwrap_or(Err(std::io::ErrorKind::TimedOut.into())) {
             Ok(()) => Check::ok(RTMP, format!("{place}: the key may publish")),
             Err(error) => Check::fail(RTMP, format!("{place}: {error}"), "see what rtmp-ingest logged"),
         };
@@ -242,7 +268,8 @@ pub async fn through_rtmp(
             );
         }
     };
-    if let Err(why) = send_sound(&mut stream, &mut session, recording).await {
+    let sending = timeout(CAPTION_LIMIT, send_sound(&mut stream, &mut session, recording));
+    if let Err(why) = sending.await.unwrap_or_else(|_| Err("it takes no sound".to_owned())) {
         return Check::fail(
             RTMP,
             format!("{place}: {why} while we published"),

@@ -57,7 +57,9 @@ fn postgres_mend(seen: &str) -> &'static str {
         ),
         ("3D000", "create the database, or correct the name behind the last slash of DATABASE_URL"),
         ("53300", "raise max_connections, or lower DATABASE_CONNECTIONS of the services"),
-        ("refused", "start Postgres, or correct host and port in DATABASE_URL"),
+        ("42501", "grant this role what the role of `parley migrate` has"),
+        ("sslmode", "correct sslmode or sslrootcert in DATABASE_URL, or the certificate, as it says"),
+        ("Connection refused", "start Postgres, or correct host and port in DATABASE_URL"),
         (
             "lookup",
             "correct the host in DATABASE_URL; names of containers are known inside their network alone",
@@ -78,8 +80,11 @@ pub async fn redis(settings: &BusSettings) -> Check {
     };
     if let Err(error) = bus.check().await {
         let seen = error.to_string();
-        let mend = if ["NOAUTH", "WRONGPASS", "authenti", "AUTH"].iter().any(|mark| seen.contains(mark)) {
+        let mend = if ["WRONGPASS", "authenti", "AUTH"].iter().any(|mark| seen.contains(mark)) {
             "correct user and password in REDIS_URL"
+        } else if ["sslrootcert=", "certificate does", "speaks no TLS"].iter().any(|mark| seen.contains(mark))
+        {
+            "correct REDIS_URL as it says"
         } else {
             "start Redis, or correct host and port in REDIS_URL; names of containers are known inside their network alone"
         };

@@ -6,6 +6,7 @@ use tungstenite::handshake::client::generate_key;
 
 use super::{
     check::Check,
+    configured::is_local,
     front::{at, shown},
     wire::{self, Offer, Said},
 };
@@ -25,6 +26,12 @@ async fn look(url: &Url, token: Option<&str>) -> Result<&'static str, (String, &
     let authorization = token.map(|token| format!("Authorization: Bearer {token}"));
     let mut connection =
         wire::connect(url, Offer::Http1).await.map_err(|error| (error.to_string(), START))?;
+    if let Some(why) = connection.untrusted.take().filter(|_| !is_local(url)) {
+        return Err((
+            format!("browsers refuse the certificate: {why}"),
+            "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
+        ));
+    }
     let mut answer = connection
         .ask("GET", &at(url, "/", ""), &["Connection: close".to_owned()], b"")
         .await
@@ -83,6 +90,7 @@ async fn look(url: &Url, token: Option<&str>) -> Result<&'static str, (String, &
     let json = answer.json().unwrap_or_default();
     match answer.status {
         200 if json.get("success") == Some(&Value::Bool(true)) => Ok("answers, upgrades, and translates"),
+        401 | 403 => Ok("answers and upgrades; /api/translate wants another token"),
         200..=299 | 400..=503 if json.get("success").is_some() || json.get("detail").is_some() => {
             Ok("answers and upgrades; nobody translates English into Russian here")
         }

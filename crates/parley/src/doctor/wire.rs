@@ -102,7 +102,7 @@ pub enum Offer {
     Nothing,
 }
 
-/// Connects to where a URL points; TLS with `https`, `wss` and `rtmps`.
+/// Connects to where a URL points; TLS with `https` and `wss`.
 ///
 /// # Errors
 /// Why not.
@@ -167,8 +167,8 @@ async fn encrypted(stream: TcpStream, name: &str, offer: Offer) -> Result<Connec
     Ok(Connection { stream: Box::new(stream), untrusted: verifier.found(), http2 })
 }
 
-/// Checks a certificate as everybody does, and goes on whatever it finds: a doctor must look behind a bad certificate, and
-/// sends nothing there that the person did not ask for.
+/// Checks a certificate as everybody does, and goes on whatever it finds: a doctor must look behind a bad certificate.
+/// Nothing that somebody else made goes there: no given token, no stream key.
 #[derive(Debug)]
 struct Lenient {
     strict: Option<Arc<WebPkiServerVerifier>>,
@@ -324,8 +324,11 @@ impl Connection {
         request.push_str("\r\n");
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
-        self.send(&bytes).await.map_err(|_| Garbled::Hangup)?;
-        timeout(ANSWER_LIMIT, self.head()).await.unwrap_or(Err(Garbled::Silence))
+        let answered = async {
+            self.send(&bytes).await.map_err(|_| Garbled::Hangup)?;
+            self.head().await
+        };
+        timeout(ANSWER_LIMIT, answered).await.unwrap_or(Err(Garbled::Silence))
     }
 
     /// Sends bytes.

@@ -44,7 +44,7 @@ pub(super) async fn import(import: &mut Import) -> Result<(), Failure> {
         .take(
             &OLD_SETTINGS,
             PastKind::Settings,
-            muted,
+            |row| muted(row, &origin),
             async |storage: &Storage, origin, user: &UserId, rows| {
                 let mut new = 0;
                 for (id, types) in rows {
@@ -94,7 +94,7 @@ fn notification(row: &OldRow, origin: &str) -> Result<Taken<UserId, PastNotifica
     Ok(Taken { id, place: user, row: past })
 }
 
-fn muted(row: &OldRow) -> Result<Taken<UserId, (String, Vec<NotificationType>)>, LeftOut> {
+fn muted(row: &OldRow, origin: &str) -> Result<Taken<UserId, (String, Vec<NotificationType>)>, LeftOut> {
     let id = id(row)?;
     let user = parsed(row, "id")?;
     let mut types = Vec::new();
@@ -106,5 +106,7 @@ fn muted(row: &OldRow) -> Result<Taken<UserId, (String, Vec<NotificationType>)>,
     if types.is_empty() {
         return Err(LeftOut::OnPurpose("that switch nothing off"));
     }
+    // The row is called as the user is, who may be erased here.
+    let id = PastKind::Settings.digest(origin, &id).to_string();
     Ok(Taken { id: id.clone(), place: user, row: (id, types) })
 }
