@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use model::Samples;
 use serde::Serialize;
@@ -188,12 +192,13 @@ impl Level {
     pub fn returned(&mut self, mut moments: Vec<Instant>) {
         moments.sort_unstable();
         self.returns = moments.len();
-        let mut first = 0;
-        for (last, moment) in moments.iter().enumerate() {
-            while moment.duration_since(moments[first]) > AT_ONCE {
-                first += 1;
+        let mut together = VecDeque::new();
+        for moment in moments {
+            together.push_back(moment);
+            while together.front().is_some_and(|first| moment.duration_since(*first) > AT_ONCE) {
+                together.pop_front();
             }
-            self.returns_at_once = self.returns_at_once.max(last + 1 - first);
+            self.returns_at_once = self.returns_at_once.max(together.len());
         }
     }
 
