@@ -75,9 +75,10 @@ impl Tracer {
         self.0.is_some()
     }
 
-    /// Whether those who ask from outside decide what is recorded: with a sampler by parent.
-    pub fn obeys_others(&self) -> bool {
-        self.0.as_ref().is_some_and(|recorder| matches!(recorder.sampler, Sampler::ParentBased(_)))
+    /// Whether the traces of those outside are gone on with: not by a ratio alone, of which whoever chooses the id of a
+    /// trace would choose the outcome.
+    pub fn follows_others(&self) -> bool {
+        self.0.as_ref().is_some_and(|recorder| !matches!(recorder.sampler, Sampler::TraceIdRatioBased(_)))
     }
 
     /// The first span of a new trace, if the sampler wants it; or, for work that somebody outside has asked for and

@@ -25,8 +25,7 @@ impl Asked {
     pub(crate) fn new<B>(tracer: &Tracer, request: &Request<B>) -> Self {
         let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let id = id.unwrap_or_else(RequestId::random);
-        // Whoever chose the id of a trace would choose what a ratio says of it.
-        let asked = rpc::carried(request.headers()).filter(|_| tracer.obeys_others());
+        let asked = rpc::carried(request.headers()).filter(|_| tracer.follows_others());
         let mut span = tracer.root("HTTP", SpanKind::Server, asked);
         if span.is_recorded() {
             let method = method(request.method());
