@@ -293,7 +293,7 @@ fn seal(
     kind: &str,
     payload: impl Serialize,
 ) -> serde_json::Result<Vec<u8>> {
-    let traceparent = telemetry::current().filter(|context| context.is_sampled);
+    let traceparent = telemetry::current();
     let id = Uuid::new_v4();
     serde_json::to_vec(&Outgoing { v: VERSION, id, topic, sequence, kind, origin, traceparent, payload })
 }

@@ -105,8 +105,7 @@ const KNOWN_KINDS: [&str; 6] = ["final", "translation", "notification", "change"
 
 /// `outbox.traceparent` of what is stored now.
 pub(crate) fn traceparent() -> Option<String> {
-    // Of what nobody records nobody makes spans.
-    telemetry::current().filter(|context| context.is_sampled).map(|context| context.to_string())
+    telemetry::current().map(|context| context.to_string())
 }
 
 impl Payload {
