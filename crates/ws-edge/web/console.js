@@ -1,6 +1,6 @@
 // Everything that Parley does, to be tried on one page.
 import { Captions, Notifications, Session, closeReason } from '/parley.js';
-import { $, asked, clock, copy, devTokens, download, explain, guest, h, isDev, language, t, tokens } from '/pages/page.js';
+import { $, asked, clock, copy, devTokens, downloadTranscript, explain, guest, h, isDev, language, t, tokens } from '/pages/page.js';
 import { CaptionView } from '/pages/captions.js';
 
 const LOG_MAX = 200;
@@ -359,15 +359,8 @@ function state(now = (speaker ?? follower)?.state ?? 'idle') {
 $('#search').addEventListener('input', ({ target }) => view.search(target.value));
 $('#copy').addEventListener('click', ({ target }) => copy(view.text(), target));
 $('#copy-log').addEventListener('click', ({ target }) => copy(lines.join('\n'), target));
-$('#download').addEventListener('click', async () => {
-  const format = $('#format').value;
-  if (!follower) return;
-  try {
-    const text = await follower.transcript({ format });
-    download(`${$('#session').value || 'session'}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
-  } catch (error) {
-    trouble(error);
-  }
+$('#download').addEventListener('click', () => {
+  if (follower) downloadTranscript(follower, $('#session').value || 'session').catch(trouble);
 });
 
 const tags = ['en', 'ru', 'ar', 'de', 'es', 'fr', 'hi', 'it', 'ja', 'ko', 'pl', 'pt', 'tr', 'uk', 'zh'];

@@ -126,10 +126,17 @@ export function h(name, attributes = {}, ...children) {
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString(language, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
-export function download(name, text, type = 'text/plain') {
+function download(name, text, type = 'text/plain') {
   const link = h('a', { href: URL.createObjectURL(new Blob([text], { type })), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** Hands over the stored transcript of a session, in the format that is chosen on the page. */
+export async function downloadTranscript(session, name) {
+  const format = $('#format').value;
+  const text = await session.transcript({ format });
+  download(`${name}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
 }
 
 /** Copies, and says so on the button for a moment. */

@@ -1,6 +1,6 @@
 // A session to read: what is stored first, then live while it is live.
 import { Session, claims } from '/parley.js';
-import { $, asked, copy, devTokens, download, explain, isDev, sessionOfPath, t, tokens } from '/pages/page.js';
+import { $, asked, copy, devTokens, downloadTranscript, explain, isDev, sessionOfPath, t, tokens } from '/pages/page.js';
 import { CaptionView } from '/pages/captions.js';
 
 /** Lines on the page; the newest stay. Files have all of them. */
@@ -96,15 +96,7 @@ $('#search').addEventListener('input', ({ target }) => {
 });
 $('#copy').addEventListener('click', ({ target }) => copy(view.text(), target));
 $('#share').addEventListener('click', ({ target }) => copy(link, target));
-$('#download').addEventListener('click', async () => {
-  const format = $('#format').value;
-  try {
-    const text = await session.transcript({ format });
-    download(`${slug}.${format}`, format === 'json' ? JSON.stringify(text, null, 2) : text);
-  } catch (error) {
-    told(error);
-  }
-});
+$('#download').addEventListener('click', () => downloadTranscript(session, slug).catch(told));
 
 const dev = await isDev();
 $('#session').value = sessionOfPath ?? asked('session') ?? (dev ? 'demo' : '');

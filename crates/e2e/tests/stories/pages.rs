@@ -35,13 +35,8 @@ async fn speak(story: &str, stack: &Stack, room: &Room) -> String {
     // A breath before and after, as people do, and because a microphone takes a moment to open.
     let samples = [sound::silence(1), recording("jfk").samples(), sound::silence(2)].concat();
     std::fs::write(&path, sound::wav(&samples)).unwrap();
-    let shown = shown(somebody(
-        story,
-        stack,
-        room,
-        json!({"recording": path, "words": LAST_WORDS, "secret": JWT_SECRET}),
-    ))
-    .await;
+    let more = json!({"recording": path, "words": LAST_WORDS, "secret": JWT_SECRET});
+    let shown = shown(somebody(story, stack, room, more)).await;
     let finals = shown["finals"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
     finals.collect::<Vec<_>>().join(" ")
 }
@@ -58,32 +53,31 @@ async fn the_client_does_as_it_is_documented() {
     assert!(told.iter().any(|line| line["checks"].as_u64() > Some(0)), "{told:?}");
 }
 
-/// Of 22 words in eleven seconds. Heard without any disturbance, by a browser's microphone, the recognizer mistakes two or
-/// three, on a busy machine five, as the samples fall; five seconds that are lost would cost ten.
-const MISTAKEN_MOST: f64 = 6.0 / 22.0;
+/// Of 22 words. Heard without any disturbance, by a browser's microphone, the recognizer mistakes two or three, as the samples
+/// fall; a cut in the middle of them would cost more.
+const MISTAKEN_MOST: f64 = 4.0 / 22.0;
+
+/// Somebody speaks, whatever happens meanwhile: all of it is shown, and all of it is kept.
+async fn everything_is_heard(story: &str) {
+    let stack = stack().await;
+    let room = stack.room();
+    assert_said(&speak(story, &stack, &room).await, MISTAKEN_MOST);
+    assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+}
 
 #[tokio::test]
 async fn one_button_and_the_words_are_there() {
-    let stack = stack().await;
-    let room = stack.room();
-    assert_said(&speak("speak", &stack, &room).await, MISTAKEN_MOST);
-    assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+    everything_is_heard("speak").await;
 }
 
 #[tokio::test]
 async fn five_seconds_without_a_network_lose_nothing() {
-    let stack = stack().await;
-    let room = stack.room();
-    assert_said(&speak("cut", &stack, &room).await, MISTAKEN_MOST);
-    assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+    everything_is_heard("cut").await;
 }
 
 #[tokio::test]
 async fn a_token_that_ends_ends_nothing() {
-    let stack = stack().await;
-    let room = stack.room();
-    assert_said(&speak("expire", &stack, &room).await, MISTAKEN_MOST);
-    assert_said(&text(&room.finals().await), MISTAKEN_MOST);
+    everything_is_heard("expire").await;
 }
 
 #[tokio::test]

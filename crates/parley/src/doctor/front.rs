@@ -19,6 +19,10 @@ pub const REACHED: &str = "front door";
 /// The name of the check of its certificate.
 pub const TLS: &str = "tls";
 
+/// What to do about a certificate that clients refuse.
+pub const CERTIFICATE_MEND: &str =
+    "install a certificate for this name with its whole chain (TLS_DIR), or renew it";
+
 /// How far the server's clock may differ, in seconds, before tokens are refused or live on.
 const SKEW_WARN_S: i64 = 10;
 const SKEW_FAIL_S: i64 = 60;
@@ -119,11 +123,9 @@ fn certificate(url: &Url, untrusted: Option<String>) -> Option<Check> {
             TLS,
             "encrypted, with a certificate that nobody signed; good enough on this machine",
         )),
-        Some(why) => Some(Check::fail(
-            TLS,
-            format!("browsers refuse the certificate: {why}"),
-            "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
-        )),
+        Some(why) => {
+            Some(Check::fail(TLS, format!("browsers refuse the certificate: {why}"), CERTIFICATE_MEND))
+        }
     }
 }
 

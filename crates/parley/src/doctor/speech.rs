@@ -21,7 +21,7 @@ use tungstenite::Message;
 use super::{
     check::Check,
     configured::is_local_host,
-    front::at,
+    front::{CERTIFICATE_MEND, at},
     wire::{self, Offer, Stream},
 };
 use crate::sound::{Kind, Sniffed, sniff};
@@ -222,7 +222,7 @@ pub async fn through_rtmp(
         return Check::fail(
             RTMP,
             format!("{place}: encoders refuse the certificate: {why}"),
-            "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
+            CERTIFICATE_MEND,
         );
     }
     let mut stream = connection.into_stream();

@@ -7,7 +7,7 @@ use tungstenite::handshake::client::generate_key;
 use super::{
     check::Check,
     configured::is_local,
-    front::{at, shown},
+    front::{CERTIFICATE_MEND, at, shown},
     wire::{self, Offer, Said},
 };
 
@@ -27,10 +27,7 @@ async fn look(url: &Url, token: Option<&str>) -> Result<&'static str, (String, &
     let mut connection =
         wire::connect(url, Offer::Http1).await.map_err(|error| (error.to_string(), START))?;
     if let Some(why) = connection.untrusted.take().filter(|_| !is_local(url)) {
-        return Err((
-            format!("browsers refuse the certificate: {why}"),
-            "install a certificate for this name with its whole chain (TLS_DIR), or renew it",
-        ));
+        return Err((format!("browsers refuse the certificate: {why}"), CERTIFICATE_MEND));
     }
     let mut answer = connection
         .ask("GET", &at(url, "/", ""), &["Connection: close".to_owned()], b"")
